@@ -111,7 +111,7 @@ def test_the_seed_of_the_run_moves_the_stream_and_numpys_does_not(opened):
 
 def test_an_epoch_counts_windows_of_training_trajectories(opened):
     dataset, cfg = opened(data={"windows_per_trajectory": 5}, batch_size=4)
-    assert dataset.sizes["train"] == 11
+    assert dataset.split_sizes["train"] == 11
     assert steps_per_epoch(dataset, cfg, "operator") == 11 * 5 // 4
 
 

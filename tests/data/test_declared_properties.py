@@ -77,7 +77,7 @@ def test_advection_may_change_sign_but_not_direction(configure, with_speed):
     task = opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}], **properties).task
     assert task.symmetries[0].negate == (0,)
     for broken in ({"reflect": ["x"]}, {"reflect": ["x"], "negate": ["u"]}):
-        with pytest.raises(DataError, match=r"1.*data\.tasks\.waves\.symmetries"):
+        with pytest.raises(DataError, match=r"data\.tasks\.waves\.symmetries\.1"):
             opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}, broken], **properties)
 
 
@@ -91,7 +91,7 @@ def test_burgers_mirrors_with_its_sign(configure):
     fields = np.stack(fields[::3], axis=1)
     opened(configure, fields, periodic=["x"], symmetries=[{"reflect": ["x"], "negate": ["u"]}])
     for broken in ({"reflect": ["x"]}, {"negate": ["u"]}):
-        with pytest.raises(DataError, match=r"0.*data\.tasks\.waves\.symmetries"):
+        with pytest.raises(DataError, match=r"data\.tasks\.waves\.symmetries\.0"):
             opened(configure, fields, periodic=["x"], symmetries=[broken])
 
 
@@ -117,7 +117,7 @@ def on_plane(configure, fields, spacing=(1.0, 1.0), **task):
 
 def test_a_swap_of_axes_has_to_be_one_of_the_data(configure):
     assert on_plane(configure, spreading(), periodic=["x", "y"]).task.symmetries[0].swap == (0, 1)
-    with pytest.raises(DataError, match=r"0.*data\.tasks\.waves\.symmetries"):
+    with pytest.raises(DataError, match=r"data\.tasks\.waves\.symmetries\.0"):
         on_plane(configure, spreading(anisotropy=0.1), periodic=["x", "y"])
 
 

@@ -19,7 +19,7 @@ from ups_jax.data import (
     open_dataset,
     open_mixture,
     splits,
-    stage_trajectories,
+    stage_trajectory_ids,
     steps_per_epoch,
     training_batches,
 )
@@ -57,7 +57,7 @@ def test_the_operator_never_draws_of_the_fold_and_correctors_draw_of_nothing_els
 def test_without_a_fold_all_stages_have_the_training_split_and_older_runs_their_digest(opened):
     dataset, cfg = opened(0.0)
     for stage in ("operator", *CORRECTORS):
-        assert stage_trajectories(dataset, cfg, stage) is dataset.splits.train
+        assert stage_trajectory_ids(dataset, cfg, stage) is dataset.splits.train
     assert not {"diffusion", "diffusion.fold"} & set(relevant_values(to_dict(cfg), "operator"))
     _, half = opened(0.5)
     for stage in ("operator", *CORRECTORS):
@@ -70,7 +70,7 @@ def test_without_a_fold_all_stages_have_the_training_split_and_older_runs_their_
 
 def test_the_split_s_seed_draws_the_fold_and_that_of_the_run_does_not(opened):
     fold = {
-        name: stage_trajectories(*opened_run, "diffusion_residual").tolist()
+        name: stage_trajectory_ids(*opened_run, "diffusion_residual").tolist()
         for name, opened_run in {
             "first": opened(),
             "again": opened(),
@@ -99,7 +99,7 @@ def test_the_batches_of_hosts_and_of_a_resume_are_of_the_same_fold(opened):
 def test_statistics_are_of_the_whole_training_split_and_an_epoch_of_a_stage_s_own(opened):
     (whole, without), (dataset, cfg) = opened(0.0), opened()
     assert dataset.task == whole.task and dataset.fingerprint == whole.fingerprint
-    np.testing.assert_array_equal(dataset.change, whole.change)
+    np.testing.assert_array_equal(dataset.relative_change, whole.relative_change)
     lengths = [steps_per_epoch(dataset, cfg, stage) for stage in ("operator", *CORRECTORS)]
     assert lengths == [18, 6, 6] and steps_per_epoch(whole, without, "operator") == 24
 
@@ -107,7 +107,7 @@ def test_statistics_are_of_the_whole_training_split_and_an_epoch_of_a_stage_s_ow
 @given(st.integers(2, 300), st.floats(0.01, 0.5), st.integers(0, 99))
 def test_every_training_trajectory_is_on_one_side(trajectories, share, seed):
     train = 3 * np.arange(trajectories)
-    kept, held_out = splits.split_off_fold(train, share, seed, "file")
+    kept, held_out = splits.split_predictor_and_corrector(train, share, seed, "file")
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), train)
     assert len(kept) >= 1 and len(held_out) == max(1, round(share * trajectories))
     assert (np.diff(kept) > 0).all() and (np.diff(held_out) > 0).all()
@@ -131,7 +131,7 @@ def test_tasks_that_no_corrector_is_for_are_refused_in_one_line(opened, tmp_path
     opened()
     tasks = [{"name": name, "path": str(tmp_path / "waves.hdf5"), "periodic": ["x"]} for name in "ab"]
     several = config.from_dict({"data": {"tasks": tasks}, "diffusion": {"fold": 0.25}})
-    with pytest.raises(ConfigError, match=r"diffusion\.fold`.* a .*0"):
+    with pytest.raises(ConfigError, match=r"diffusion\.fold`.*\ba\b.*0"):
         batch_at(open_mixture(several), several, "operator", 0)
     write_mesh(tmp_path / "mesh.h5")
     task = {"name": "mesh", "path": str(tmp_path / "mesh.h5"), "channels": ["p", "T"]}

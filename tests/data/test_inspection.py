@@ -14,7 +14,7 @@ from written_layouts import N, centres, random, write_cfd, write_incompressible,
 
 from ups_jax import config
 from ups_jax.data import open_dataset
-from ups_jax.data.inspection import config_lines, describe, inspect
+from ups_jax.data.inspection import config_yaml, describe, inspect
 
 
 def write_darcy(path: Path) -> None:
@@ -43,10 +43,10 @@ def test_the_lines_of_a_configuration_open_the_file(tmp_path: Path, name: str) -
     inspection = inspect(tmp_path / name)
     assert (
         inspection.task.name == task
-        and inspection.sane
+        and inspection.is_usable
         and inspection.trajectories_read == inspection.source.trajectories
     )
-    values = yaml.safe_load(config_lines(inspection))
+    values = yaml.safe_load(config_yaml(inspection))
     # Random numbers are not periodic, whatever the names of their files say.
     said = values["data"]["tasks"][0].pop("periodic", [])
     assert said == (
@@ -87,7 +87,7 @@ def test_defects_are_counted(tmp_path: Path) -> None:
     values[1, 2, 3], values[1, 4, 0], values[3] = np.nan, np.inf, 2.0
     write_cfd(tmp_path / "flow.hdf5", 1, Vx=values)
     inspection = inspect(tmp_path / "flow.hdf5")
-    assert not inspection.sane and [channel.nonfinite_frames for channel in inspection.channels] == [0, 0, 2]
+    assert not inspection.is_usable and [channel.nonfinite_frames for channel in inspection.channels] == [0, 0, 2]
     assert [channel.constant_trajectories for channel in inspection.channels] == [0, 0, 1]
     finite = values[np.isfinite(values)]
     assert inspection.channels[2].maximum == finite.max() and inspection.channels[2].std == pytest.approx(

@@ -203,7 +203,7 @@ def test_windows_of_latents_are_those_of_the_drawing_rolled_by_whole_tokens(tmp_
     write(tmp_path)
     latents = LatentWindows(cache=LatentCache(tmp_path), context=2, pushforward=1)
     of_fields = windows.WindowPlan(
-        key=(1, 2), train=np.array([0, 2, 4]), windows_per_trajectory=2, batch_size=4, offsets=np.arange(4) + 1,
+        key=(1, 2), train_ids=np.array([0, 2, 4]), windows_per_trajectory=2, batch_size=4, offsets=np.arange(4) + 1,
         start_probabilities=np.full(2, 0.5), shape=(8, 12), roll_axes=(True, False), channels=3, symmetries=(),
     )  # fmt: skip
     plan = latents.adapt_plan(of_fields)
@@ -217,7 +217,7 @@ def test_windows_of_latents_are_those_of_the_drawing_rolled_by_whole_tokens(tmp_
         plain = LATENTS[draw.ids[:, None], draw.frames[:, part] - 2][..., :width]
         rolled = [np.roll(row, shift, axis=1) for row, shift in zip(plain, draw.shifts[:, 0], strict=True)]
         np.testing.assert_array_equal(batch[name], rolled)
-    halves = [latents.read_batch(draw.rows(index, 2))["latents"] for index in range(2)]
+    halves = [latents.read_batch(draw.rows_of_host(index, 2))["latents"] for index in range(2)]
     np.testing.assert_array_equal(np.concatenate(halves), batch["latents"])
 
 

@@ -37,23 +37,23 @@ def test_weights_are_of_the_tasks_that_there_are():
 def test_a_step_s_place_is_the_number_of_its_task_s_steps_before_it(parts):
     schedule = TaskSchedule(philox_key(3, "mixing/operator"), parts)
     steps = 5 * BLOCK_STEPS + 7
-    drawn = [schedule.at(n) for n in range(steps)]
+    drawn = [schedule.task_and_number_at(n) for n in range(steps)]
     counts = dict.fromkeys(range(len(parts)), 0)
     for task, place in drawn:
         assert place == counts[task]
         counts[task] += 1
     # Asked in any order, and of another object, the answer is the same.
     again = TaskSchedule(philox_key(3, "mixing/operator"), parts)
-    assert [again.at(n) for n in reversed(range(steps))] == drawn[::-1]
+    assert [again.task_and_number_at(n) for n in reversed(range(steps))] == drawn[::-1]
     if len(parts) > 1:
         other = TaskSchedule(philox_key(4, "mixing/operator"), parts)
-        assert [other.at(n) for n in range(steps)] != drawn
+        assert [other.task_and_number_at(n) for n in range(steps)] != drawn
 
 
 def test_tasks_have_their_shares_in_every_block_and_rare_ones_on_average():
     parts = (0.7, 0.295, 0.005)
     schedule = TaskSchedule(philox_key(0, "mixing/operator"), parts)
-    drawn = np.array([schedule.at(n)[0] for n in range(200 * BLOCK_STEPS)]).reshape(200, BLOCK_STEPS)
+    drawn = np.array([schedule.task_and_number_at(n)[0] for n in range(200 * BLOCK_STEPS)]).reshape(200, BLOCK_STEPS)
     counts = np.stack([(drawn == task).sum(axis=1) for task in range(3)], axis=1)
     assert np.abs(counts - BLOCK_STEPS * np.array(parts)).max() < 1.0 + 1e-9
     np.testing.assert_allclose(counts.mean(axis=0) / BLOCK_STEPS, parts, atol=1.5e-3)
@@ -63,5 +63,5 @@ def test_tasks_have_their_shares_in_every_block_and_rare_ones_on_average():
 
 def test_far_steps_cost_no_more_than_the_blocks_before_them():
     schedule = TaskSchedule(philox_key(0, "mixing/operator"), (0.5, 0.5))
-    task, place = schedule.at(1_000_003)
+    task, place = schedule.task_and_number_at(1_000_003)
     assert abs(place - 500_000) < BLOCK_STEPS and task in (0, 1)

@@ -160,7 +160,7 @@ def test_files_of_other_coefficients_are_one_task(write, tmp_path):
     for method in ("random", "pdebench", "hash"):
         data = {"tasks": [task], "split": {"method": method, "val": 0.2, "test": 0.2}}
         dataset = open_dataset(config.from_dict({"data": data}))
-        assert sum(dataset.sizes.values()) == 20
+        assert sum(dataset.split_sizes.values()) == 20
         np.testing.assert_allclose(dataset.conditions[:, 0], np.repeat([0.01, 0.1], 10), rtol=1e-6)
         if method == "pdebench":
             assert dataset.splits.test.tolist() == [0, 1, 10, 11] and dataset.splits.val.tolist() == [2, 3, 12, 13]

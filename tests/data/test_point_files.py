@@ -14,7 +14,7 @@ from point_files import TIMES, N, P, T, write_mesh, write_particles
 from ups_jax import config
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset
-from ups_jax.data.inspection import config_lines, describe, inspect
+from ups_jax.data.inspection import config_yaml, describe, inspect
 from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_trajectories
@@ -207,6 +207,6 @@ def test_an_inspection_gives_lines_that_open_the_file(tmp_path: Path, write) -> 
     inspection = inspect(tmp_path / "mine.h5")
     lines = "\n".join(describe(inspection))
     assert "7, moving" in lines if write is write_particles else "7, fixed" in lines
-    values = yaml.safe_load(config_lines(inspection)) | {}
+    values = yaml.safe_load(config_yaml(inspection)) | {}
     values["data"]["split"] = {"val": 0.2, "test": 0.2}
-    assert open_dataset(config.from_dict(values)).task.scattered and inspection.sane
+    assert open_dataset(config.from_dict(values)).task.scattered and inspection.is_usable

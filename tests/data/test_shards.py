@@ -24,7 +24,7 @@ from written_layouts import centres, random, write_cfd, write_incompressible, wr
 
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset
-from ups_jax.data.inspection import config_lines, inspect
+from ups_jax.data.inspection import config_yaml, inspect
 from ups_jax.data.shards.hdf5_writer import write_hdf5
 from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import ShardsSource, Source, detect_layout, open_file
@@ -169,7 +169,7 @@ def test_a_folder_of_splits_is_converted_file_by_file(tmp_path: Path, configure,
     before, after = (
         open_dataset(configure(path=str(tmp_path / name), channels=["density"])) for name in ("all", "out")
     )
-    assert after.fingerprint == before.fingerprint and after.sizes == before.sizes
+    assert after.fingerprint == before.fingerprint and after.split_sizes == before.split_sizes
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
@@ -390,8 +390,8 @@ def test_shards_are_inspected_as_the_file_they_come_from(tmp_path: Path) -> None
         del file.attrs["task"]
     convert_to_shards(path, tmp_path / "shards", SMALL)
     before, after = inspect(path), inspect(tmp_path / "shards")
-    assert after.channels == before.channels and after.boundary == "periodic" and after.sane
-    assert config_lines(after) == config_lines(before).replace(str(path), str(tmp_path / "shards"))
+    assert after.channels == before.channels and after.boundary == "periodic" and after.is_usable
+    assert config_yaml(after) == config_yaml(before).replace(str(path), str(tmp_path / "shards"))
 
 
 @pytest.mark.parametrize(("first", "step"), [(0.0, 0.1), (-1.0, 2 / 96), (1 / 3, 1e-3 / 7), (5e-7, 1e-6), (-0.7, 0.07)])

@@ -41,7 +41,7 @@ def test_overlapping_splits_cannot_be_built():
 def test_a_pair_of_files_keeps_the_second_for_test(write, configure):
     train, test = write(waves(seed=1)[0], "train.hdf5"), write(waves(trajectories=4, seed=2)[0], "test.hdf5")
     dataset = open_dataset(configure(path={"train": str(train), "test": str(test)}))
-    assert dataset.sizes == {"train": 11, "val": 1, "test": 4}
+    assert dataset.split_sizes == {"train": 11, "val": 1, "test": 4}
     np.testing.assert_array_equal(dataset.trajectories("test").fields[..., 0], waves(trajectories=4, seed=2)[0])
 
 
@@ -95,11 +95,11 @@ def test_a_folder_says_its_own_split_and_held_out_files_are_the_test(write, conf
         (folder / role).mkdir(parents=True, exist_ok=True)
         path.rename(folder / role / path.name)
     dataset = opened(configure, str(tmp_path / "set"), method="native")
-    assert dataset.sizes == {"train": 7, "val": 5, "test": 6}
+    assert dataset.split_sizes == {"train": 7, "val": 5, "test": 6}
     np.testing.assert_array_equal(dataset.trajectories("val").fields[..., 0], waves(trajectories=5, seed=2)[0])
     files = [str(folder / role / f"beta0.{number}.hdf5") for number, role in enumerate(("train", "train", "valid"), 1)]
     held_out = opened(configure, {"train": files[:2], "test": files[2:]}, method="file")
-    assert held_out.sizes == {"train": 6, "val": 1, "test": 5}
+    assert held_out.split_sizes == {"train": 6, "val": 1, "test": 5}
     with pytest.raises(DataError, match="`test`"):
         (folder / "test" / "beta0.4.hdf5").unlink()
         opened(configure, str(tmp_path / "set"))

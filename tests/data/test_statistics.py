@@ -35,7 +35,7 @@ def test_statistics_are_those_of_the_training_trajectories(configure, monkeypatc
     np.testing.assert_allclose(statistics.std, expected[1], rtol=1e-12)
     np.testing.assert_allclose(statistics.delta_std, np.sqrt((delta**2).mean(everything)), rtol=1e-12)
     norms = np.linalg.norm(delta, axis=2) / np.linalg.norm(train[:, :-stride], axis=2)
-    np.testing.assert_allclose(dataset.change, norms.mean(axis=(0, 2)), rtol=1e-12)
+    np.testing.assert_allclose(dataset.relative_change, norms.mean(axis=(0, 2)), rtol=1e-12)
     assert dataset.task.dt == pytest.approx(DT * stride)
 
 

@@ -19,7 +19,7 @@ def plan(trajectories=7, per_trajectory=3, batch_size=5, seed=0, name="data/oper
     return windows.WindowPlan(
         **{
             "key": philox_key(seed, name),
-            "train": 10 + np.arange(trajectories),
+            "train_ids": 10 + np.arange(trajectories),
             "windows_per_trajectory": per_trajectory,
             "batch_size": batch_size,
             "offsets": np.arange(2),
@@ -41,7 +41,7 @@ def test_each_epoch_holds_every_trajectory_as_often_as_configured(trajectories, 
     stream = np.concatenate([windows.draw_windows(window_plan, n).ids for n in batches])
     first = epoch * size - batches.start * batch_size
     ids, counts = np.unique(stream[first : first + size], return_counts=True)
-    np.testing.assert_array_equal(ids, window_plan.train)
+    np.testing.assert_array_equal(ids, window_plan.train_ids)
     np.testing.assert_array_equal(counts, per_trajectory)
 
 
@@ -70,7 +70,7 @@ def test_a_draw_far_away_needs_no_draws_before_it():
 
 def test_hosts_share_out_the_rows_of_one_global_draw():
     whole = windows.draw_windows(plan(batch_size=6), 4)
-    parts = [whole.rows(p, 3) for p in range(3)]
+    parts = [whole.rows_of_host(p, 3) for p in range(3)]
     np.testing.assert_array_equal(np.concatenate([part.ids for part in parts]), whole.ids)
     np.testing.assert_array_equal(np.concatenate([part.frames for part in parts]), whole.frames)
 

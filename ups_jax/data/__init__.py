@@ -3,7 +3,7 @@
 from ups_jax.data.batches import (
     batch_at,
     first_batches,
-    stage_trajectories,
+    stage_trajectory_ids,
     steps_per_epoch,
     training_batches,
     windows_per_step,

@@ -18,13 +18,13 @@ BatchArray = Any
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """Rows of one task in physical units. A row is a window of frames of one trajectory; an absent array is None.
+    """Rows of one task in physical units: each row is a window of frames of one trajectory. Absent arrays are None.
 
     Attributes:
         fields: (b, context + horizon, *space, channels); (b, 1, *space, channels) for a steady task.
         latents: (b, time, *tokens, width), cached latent tokens that replace `fields` when a stage trains on latents.
-        targets: (b, time, *tokens, width), the newest frame's patch in each later token: the loss compares with it.
-            Present with `latents` only.
+        targets: (b, time, *tokens, width), the true values for the loss of a stage that trains on latents: the patches
+            of the frames that the stage predicts.
         inputs: (b, *space, input channels), the input fields of a steady task or of a point cloud.
         coords: (b, points, axes), coordinates of the points of a fixed mesh; axes = 0 if the points move.
         point_mask: (b, points), 1 for real points and 0 for padding.
@@ -36,7 +36,7 @@ class Batch:
         bc: (b, dimensions, 2), code of the boundary type of each side.
         task_id: (b,), index of the task in `data.tasks`.
         trajectory_id: (b,), index of the trajectory in its source.
-        draws: Random numbers of each row that a loss has drawn, by name. Empty when the batch is read.
+        draws: Random numbers that a loss has drawn for each row, by name; empty until then.
         task: Index of the task in `data.tasks`, as static pytree structure: a jitted function compiles once per task.
     """
 
@@ -59,13 +59,13 @@ class Batch:
     task: int = 0
 
     @property
-    def rows(self) -> int:
-        """The number of rows."""
+    def num_rows(self) -> int:
+        """The number of rows on this host."""
         return len(next(iter(self.arrays.values())))
 
     @property
     def arrays(self) -> dict[str, BatchArray]:
-        """The arrays that are present, by name, without `draws`."""
+        """The arrays that are not None, by name, without `draws`."""
         names = (item.name for item in fields(self) if item.name not in ("draws", "task"))
         return {name: values for name in names if (values := getattr(self, name)) is not None}
 

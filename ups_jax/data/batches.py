@@ -10,7 +10,7 @@ import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int
@@ -20,7 +20,7 @@ from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.rng import philox_key
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.data import splits, windows
-from ups_jax.data.batch import Batch
+from ups_jax.data.batch import Batch, BatchArray
 from ups_jax.data.dataset import Dataset, point_arrays
 from ups_jax.data.mixture import Mixture, TaskSchedule, as_mixture, task_shares
 from ups_jax.data.sources.points import ScatteredSource
@@ -35,7 +35,7 @@ def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:
 
     An epoch has `data.windows_per_trajectory` windows of each training trajectory of the stage.
     """
-    trajectories = sum(len(stage_trajectories(dataset, cfg, stage)) for dataset in as_mixture(data).datasets)
+    trajectories = sum(len(stage_trajectory_ids(dataset, cfg, stage)) for dataset in as_mixture(data).datasets)
     return max(1, trajectories * cfg.data.windows_per_trajectory // windows_per_step(cfg, stage))
 
 
@@ -45,32 +45,34 @@ def windows_per_step(cfg: Config, stage: str) -> int:
     return int(settings.batch_size * settings.accum_steps)
 
 
-def stage_trajectories(dataset: Dataset, cfg: Config, stage: str) -> Int[np.ndarray, " n"]:
+def stage_trajectory_ids(dataset: Dataset, cfg: Config, stage: str) -> Int[np.ndarray, " n"]:
     """Return the ids of the training trajectories that a stage draws its windows from.
 
-    With `diffusion.fold`, that share of the training split is reserved for the stages that train on the results of a
-    predictor, and the predictor is trained on the rest.
+    If `diffusion.fold` is positive, stages that train a corrector draw from this share of the training split, and all
+    other stages from the rest.
 
     Raises:
-        ConfigError: `diffusion.fold` is set for a task that has no such stages.
+        ConfigError: `diffusion.fold` is positive, but the task is on a point cloud or is one of several tasks.
     """
     train, task = dataset.splits.train, dataset.task
     if not cfg.diffusion.fold:
         return train
     if task.scattered or task.siblings:
-        reason = "is a point cloud" if task.scattered else "is one of several tasks"
+        reason = "is on a point cloud" if task.scattered else "is one of several tasks"
         raise ConfigError(
-            f"key `diffusion.fold`: task {task.name} {reason}, for which no corrector can be trained; set it to 0"
+            f"key `diffusion.fold`: no corrector can be trained for task {task.name}, which {reason}; set the key to 0"
         )
-    predictor, corrector = splits.split_off_fold(train, cfg.diffusion.fold, cfg.data.split.seed, dataset.source.name)
+    predictor, corrector = splits.split_predictor_and_corrector(
+        train, cfg.diffusion.fold, cfg.data.split.seed, dataset.source.name
+    )
     return corrector if stage in STAGE_NEEDS[task.kind] else predictor
 
 
 def window_frames(cfg: Config, stage: str = "operator") -> int:
     """Return the number of frames in a window of a transient task.
 
-    A window has the context, then the pushforward steps, then the scored steps. In a stage that trains on the results
-    of a predictor, the predictor's `diffusion.model_rollout_steps` and one scored step follow the context.
+    A window has the context, then the pushforward steps, then the scored steps. In a stage that trains a corrector, the
+    context is followed by the predictor's `diffusion.model_rollout_steps` and one scored step.
     """
     if stage in STAGE_NEEDS["transient"]:
         return cfg.data.context + cfg.diffusion.model_rollout_steps + 1
@@ -80,18 +82,16 @@ def window_frames(cfg: Config, stage: str = "operator") -> int:
 def batch_at(
     data: Dataset | Mixture, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
 ) -> Batch:
-    """Return this host's rows of batch n, a pure function of the arguments and of `cfg.seed`.
+    """Return this host's rows of batch n, which depend on nothing but the arguments.
 
     Args:
-        data: Dataset or mixture.
-        cfg: The configuration.
         stage: Name of the stage, such as `operator`.
         n: Number of the batch, from 0.
         process_index: Index of this host.
         process_count: Number of hosts, which must divide the windows of a step.
 
     Raises:
-        ConfigError: The windows do not fit the trajectories or the hosts.
+        ConfigError: A window is longer than the trajectories, or the windows of a step cannot be divided equally.
         DataError: The data cannot be read.
     """
     return StageBatches.from_config(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
@@ -100,7 +100,7 @@ def batch_at(
 def first_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, process_index: int = 0, process_count: int = 1
 ) -> list[Batch]:
-    """Return this host's rows of the first batch of each task, independent of the task schedule."""
+    """Return this host's rows of the first batch of each task, in the order of the tasks."""
     batches = StageBatches.from_config(data, cfg, stage, process_count)
     return [batches.read_task(task, 0, 1, process_index, process_count)[0] for task in range(len(batches.datasets))]
 
@@ -111,14 +111,12 @@ def training_batches(
 ) -> Iterator[Iterator[Batch]]:
     """Yield an endless iterator over the batches `start`, `start + 1`, ..., equal to those of `batch_at`.
 
-    The batches are read ahead by `data.loader.threads` background threads, or in the calling thread if that is 0.
-    Leaving the context stops the threads. A resumed run only needs the number of its step as `start`.
+    The batches are read ahead by `data.loader.threads` background threads, or in the calling thread if there are 0.
+    Leaving the context stops the threads.
 
     Args:
-        data: Dataset or mixture.
-        cfg: The configuration.
         stage: Name of the stage, such as `operator`.
-        start: Number of the first batch.
+        start: Number of the first batch; for a resumed run, the number of steps that it has trained.
         process_index: Index of this host.
         process_count: Number of hosts, which must divide the windows of a step.
     """
@@ -136,14 +134,14 @@ def training_batches(
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer))
     )
 
-    def iterate() -> Generator[Batch, None, None]:
+    def iterate_batches() -> Generator[Batch, None, None]:
         for number, group in enumerate(groups):
             first = start + number * size
             # An empty group contains an unreadable batch. Reading one by one raises its error only after the batches
             # before it.
             yield from group or (stage_batches.read(n, 1, *host)[0] for n in range(first, first + size))
 
-    batches = iterate()
+    batches = iterate_batches()
     try:
         yield batches
     finally:
@@ -153,31 +151,33 @@ def training_batches(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StageBatches:
-    """All batches of a stage, determined by the datasets, the window plan of each dataset, and the schedule of tasks.
+    """All batches of a stage, with methods that read them by number.
 
     Attributes:
         datasets: Dataset of each task.
-        plans: Window plan of each task.
+        window_plans: Settings by which the windows of each task are drawn.
         schedule: Task of each step.
     """
 
     datasets: tuple[Dataset, ...]
-    plans: tuple[windows.WindowPlan, ...]
+    window_plans: tuple[windows.WindowPlan, ...]
     schedule: TaskSchedule
 
     @staticmethod
     def from_config(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> StageBatches:
-        """Return the batches of a configured stage."""
+        """Return the batches of the stage with the name `stage`, for training on `process_count` hosts."""
         datasets = as_mixture(data).datasets
         sizes = {dataset.task.name: len(dataset.splits.train) for dataset in datasets}
         return StageBatches(
             datasets=datasets,
-            plans=tuple(_plan(dataset, cfg, stage, process_count, task) for task, dataset in enumerate(datasets)),
+            window_plans=tuple(
+                _window_plan(dataset, cfg, stage, process_count, task) for task, dataset in enumerate(datasets)
+            ),
             schedule=TaskSchedule(philox_key(cfg.seed, f"mixing/{stage}"), task_shares(cfg.data.mixing, sizes)),
         )
 
     def group_size(self, process_index: int, process_count: int, max_bytes: int = MAX_GROUPED_BYTES) -> int:
-        """Return the number of batches to read together: 1 for several tasks, otherwise limited by `max_bytes`."""
+        """Return the number of batches to read together, with at most `max_bytes` in all; 1 for several tasks."""
         if len(self.datasets) > 1:
             return 1
         try:
@@ -190,7 +190,7 @@ class StageBatches:
     def read_group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """Return a host's rows of the batches n to n + count - 1.
 
-        If a batch is unreadable, its `DataError` is raised for `count` 1; otherwise the result is an empty list.
+        If one of them cannot be read, return an empty list, or raise its `DataError` if `count` is 1.
         """
         try:
             return self.read(n, count, process_index, process_count)
@@ -201,13 +201,13 @@ class StageBatches:
             return []
 
     def read(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
-        """Return a host's rows of the batches n to n + count - 1; `count` must be 1 for several tasks."""
-        task, number = self.schedule.at(n) if len(self.datasets) > 1 else (0, n)
+        """Return a host's rows of the batches n to n + count - 1; `count` must be 1 if there are several tasks."""
+        task, number = self.schedule.task_and_number_at(n) if len(self.datasets) > 1 else (0, n)
         return self.read_task(task, number, count, process_index, process_count)
 
     def read_task(self, task: int, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
-        """Return a host's rows of the batches n to n + count - 1 of one task."""
-        rows = read_rows(self.datasets[task], self.plans[task], n, count, process_index, process_count)
+        """Return a host's rows of the batches n to n + count - 1 of one task, whose batches are counted separately."""
+        rows = read_rows(self.datasets[task], self.window_plans[task], n, count, process_index, process_count)
         rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
         size = len(rows["mask"]) // count
         return [
@@ -216,14 +216,14 @@ class StageBatches:
         ]
 
 
-def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number: int) -> windows.WindowPlan:
-    """Return the plan of a task's windows; `number` is the index of the task."""
+def _window_plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, task_index: int) -> windows.WindowPlan:
+    """Return the settings by which the windows of one task are drawn in a stage."""
     task, data = dataset.task, cfg.data
     rows = windows_per_step(cfg, stage)
     if rows % process_count:
         raise ConfigError(
-            f"stages.{stage}.batch_size: {rows} windows per step cannot be divided among {process_count} processes; "
-            f"make it a multiple of {process_count}"
+            f"key `stages.{stage}.batch_size`: the {rows} windows of a step cannot be divided equally among "
+            f"{process_count} processes; set the key to a multiple of {process_count}"
         )
     # A steady solution is a window of one frame.
     length = 1 if task.kind == "steady" else window_frames(cfg, stage)
@@ -231,22 +231,22 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
     starts = dataset.source.frames - int(offsets[-1])
     if starts < 1:
         raise ConfigError(
-            f"data.context={data.context}, training.pushforward={cfg.training.pushforward}, "
-            f"training.rollout_horizon={cfg.training.rollout_horizon} (in the corrector's stages "
-            f"diffusion.model_rollout_steps={cfg.diffusion.model_rollout_steps}) and "
-            f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, but the trajectories have "
-            f"{dataset.source.frames}; lower one of them"
+            f"stage {stage}: a window needs {offsets[-1] + 1} frames, but the trajectories of {task.name} have "
+            f"{dataset.source.frames}; lower `data.context={data.context}`, `training.time_stride={dataset.stride}`, "
+            f"`training.pushforward={cfg.training.pushforward}` or "
+            f"`training.rollout_horizon={cfg.training.rollout_horizon}` (in the stages of a corrector "
+            f"`diffusion.model_rollout_steps={cfg.diffusion.model_rollout_steps}`)"
         )
     # Each task has its own random stream. The stream of the first task is the one of a training on this task alone.
-    stream = f"data/{stage}" + (f"/{task.name}" if number else "")
+    stream = f"data/{stage}" + (f"/{task.name}" if task_index else "")
     plan = windows.WindowPlan(
         key=philox_key(cfg.seed, stream),
-        train=stage_trajectories(dataset, cfg, stage),
+        train_ids=stage_trajectory_ids(dataset, cfg, stage),
         windows_per_trajectory=data.windows_per_trajectory,
         batch_size=windows_per_step(cfg, stage),
         offsets=offsets,
         start_probabilities=windows.start_distribution(
-            dataset.change, starts, (data.context - 1) * dataset.stride, data.change_sampling
+            dataset.relative_change, starts, (data.context - 1) * dataset.stride, data.change_sampling
         ),
         shape=task.shape,
         roll_axes=task.periodic if data.augment and not task.scattered else (False,) * len(task.shape),
@@ -258,12 +258,15 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
 
 def read_rows(
     dataset: Dataset, plan: windows.WindowPlan, n: int, count: int, process_index: int, process_count: int
-) -> dict[str, Any]:
-    """Return a host's rows of the batches n to n + count - 1 of a task, as arrays by name, batch after batch."""
-    draw = windows.draw_windows(plan, n, count).rows(process_index, process_count, count)
+) -> dict[str, BatchArray]:
+    """Return the arrays of a host's rows of the batches n to n + count - 1 of a task, by their names in `Batch`.
+
+    The rows of all batches are concatenated.
+    """
+    draw = windows.draw_windows(plan, n, count).rows_of_host(process_index, process_count, count)
     task, rows = dataset.task, len(draw.ids)
     if dataset.latents is None:
-        batch: dict[str, Any] = {"fields": windows.augment(dataset.source.read(draw.ids, draw.frames), draw)}
+        batch = {"fields": windows.augment(dataset.source.read(draw.ids, draw.frames), draw)}
     else:
         batch = dict(dataset.latents.read_batch(draw))
     batch |= {

@@ -13,17 +13,17 @@ from ups_jax.config import TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Coefficient, Task
 from ups_jax.data.sources.base import Source
-from ups_jax.data.statistics import coefficient_moments
+from ups_jax.data.statistics import coefficient_mean_and_std
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conditions:
-    """The coefficients that condition a model, for every trajectory of a source.
+    """The PDE coefficients that condition a model, for every trajectory of a source.
 
     Attributes:
-        coefficients: The coefficient of each column, with its scale, mean and standard deviation.
-        values: Values in the source's units, 0 where `mask` is 0.
-        mask: 1 where the source has a value, 0 where it has none.
+        coefficients: Name, scale, mean and standard deviation of the coefficient in each column.
+        values: Value of each coefficient in the source's units, 0 where `mask` is 0.
+        mask: 1 where the source has a value, otherwise 0.
         notes: Messages for the user about missing and unused coefficients.
     """
 
@@ -33,7 +33,7 @@ class Conditions:
     notes: tuple[str, ...]
 
     def scaled(self) -> Float64[np.ndarray, "n p"]:
-        """Return the values standardised on each coefficient's scale (linear or log10), 0 where there is no value."""
+        """Return the values on each coefficient's scale (linear or log10), standardised; 0 where there is no value."""
         result = np.zeros(self.values.shape)
         for column, item in enumerate(self.coefficients):
             rows = self.mask[:, column] > 0
@@ -48,48 +48,46 @@ def read_conditions(
     """Read the coefficients of one task from its source.
 
     Args:
-        task_cfg: The task, which declares coefficients.
-        source: Trajectories of the task.
-        train_ids: Training trajectories, from which the statistics are computed.
-        trained_task: Task of a trained model, whose coefficients and statistics replace the declared ones.
+        train_ids: Ids of the training trajectories, from which the statistics are computed.
+        trained_task: Task of a trained model, whose coefficients and statistics replace those that `task_cfg` and the
+            data define; None for a new model.
 
     Raises:
         DataError: A value is infinite, or not positive on a log10 scale.
     """
-    return read_all_conditions([(task_cfg, source, train_ids)], [trained_task])[0]
+    return read_all_conditions([task_cfg], [source], [train_ids], [trained_task])[0]
 
 
 def read_all_conditions(
-    opened: Sequence[tuple[TaskConfig, Source, Int[np.ndarray, " _"]]], trained_tasks: Sequence[Task | None]
+    task_cfgs: Sequence[TaskConfig],
+    sources: Sequence[Source],
+    train_ids: Sequence[Int[np.ndarray, " _"]],
+    trained_tasks: Sequence[Task | None],
 ) -> list[Conditions]:
-    """Read the coefficients of several tasks that one model is trained on.
+    """Read the coefficients of several tasks that one model is trained on; arguments as in `read_conditions`.
 
-    Every task has one column for each coefficient that any task declares. Columns are matched by name. The statistics
-    of a coefficient are taken over the training trajectories of all tasks that have a value for it.
-
-    Args:
-        opened: Configuration, source and training trajectories of each task.
-        trained_tasks: Task of a trained model for each task, or None, as in `read_conditions`.
+    The result of each task has a column for every coefficient that any task declares. The statistics of a coefficient
+    are over the training trajectories with a value for it, in all tasks.
 
     Raises:
         ConfigError: Two tasks declare a coefficient on different scales.
         DataError: A value is infinite, or not positive on a log10 scale.
     """
-    scales = coefficient_scales([task_cfg for task_cfg, _, _ in opened])
+    scales = coefficient_scales(task_cfgs)
     columns = [
         _read_columns(
             task_cfg,
             source,
             scales if trained_task is None else {item.name: item.scale for item in trained_task.coefficients},
         )
-        for (task_cfg, source, _), trained_task in zip(opened, trained_tasks, strict=True)
+        for task_cfg, source, trained_task in zip(task_cfgs, sources, trained_tasks, strict=True)
     ]
     result = []
     for task_columns, trained_task in zip(columns, trained_tasks, strict=True):
         if trained_task is not None:
             coefficients = trained_task.coefficients
         else:
-            coefficients = _with_statistics(scales, columns, [train_ids for _, _, train_ids in opened])
+            coefficients = _coefficients_with_statistics(scales, columns, train_ids)
         result.append(
             Conditions(
                 coefficients=coefficients, values=task_columns.values, mask=task_columns.mask, notes=task_columns.notes
@@ -99,21 +97,21 @@ def read_all_conditions(
 
 
 def coefficient_scales(task_cfgs: Sequence[TaskConfig]) -> dict[str, Literal["linear", "log10"]]:
-    """Return the scale of each coefficient that any task declares; raise `ConfigError` if two tasks disagree."""
+    """Return the scale of each declared coefficient; raise `ConfigError` if two tasks declare different scales."""
     scales: dict[str, Literal["linear", "log10"]] = {}
     for task_cfg in task_cfgs:
         for name, scale in task_cfg.coefficients.items():
             if scales.setdefault(name, scale) != scale:
                 raise ConfigError(
-                    f"key `data.tasks.{task_cfg.name}.coefficients`: {name} is {scale}, but {scales[name]} in another "
-                    "task; declare the same scale in all tasks, since one model reads them"
+                    f"key `data.tasks.{task_cfg.name}.coefficients`: the scale of {name} is {scale}, but another task "
+                    f"declares {scales[name]}; declare the same scale in all tasks"
                 )
     return scales
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Columns:
-    """Values, mask and notes of a task's coefficients, as in `Conditions`."""
+    """The fields of `Conditions` that do not depend on other tasks."""
 
     values: Float32[np.ndarray, "n p"]
     mask: Float32[np.ndarray, "n p"]
@@ -121,7 +119,7 @@ class _Columns:
 
 
 def _read_columns(task_cfg: TaskConfig, source: Source, scales: Mapping[str, str]) -> _Columns:
-    """Read one column for each coefficient in `scales`, and note missing values and undeclared coefficients."""
+    """Read the coefficients in `scales` from a source. Notes list missing values and coefficients that are not read."""
     values = np.zeros((source.trajectories, len(scales)), np.float32)
     mask = np.zeros_like(values)
     notes = []
@@ -129,7 +127,7 @@ def _read_columns(task_cfg: TaskConfig, source: Source, scales: Mapping[str, str
         coefficient = source.coefficient(name)
         available = np.zeros(source.trajectories, bool) if coefficient is None else ~np.isnan(coefficient)
         if coefficient is not None:
-            _check(source.name, name, scale, coefficient[available])
+            _check_values(source.name, name, scale, coefficient[available])
             values[available, column] = coefficient[available]
             mask[available, column] = 1.0
         # A coefficient that only other tasks declare may be missing here.
@@ -150,26 +148,26 @@ def _read_columns(task_cfg: TaskConfig, source: Source, scales: Mapping[str, str
     return _Columns(values=values, mask=mask, notes=tuple(notes))
 
 
-def _with_statistics(
+def _coefficients_with_statistics(
     scales: Mapping[str, str], columns: Sequence[_Columns], train_ids: Sequence[Int[np.ndarray, " _"]]
 ) -> tuple[Coefficient, ...]:
-    """Return each coefficient with its mean and standard deviation over the training trajectories of all tasks."""
+    """Return the coefficients with their mean and standard deviation over the training trajectories of all tasks."""
     coefficients = []
     for column, (name, scale) in enumerate(scales.items()):
         values = [
             item.values[ids, column][item.mask[ids, column] > 0] for item, ids in zip(columns, train_ids, strict=True)
         ]
-        mean, std = coefficient_moments(np.concatenate(values), scale)
+        mean, std = coefficient_mean_and_std(np.concatenate(values), scale)
         coefficients.append(Coefficient(name=name, scale=scale, mean=mean, std=std))
     return tuple(coefficients)
 
 
-def _check(source: str, name: str, scale: str, values: Float64[np.ndarray, " n"]) -> None:
-    """Raise `DataError` for a value that is infinite, or not positive on a log10 scale."""
+def _check_values(source_name: str, name: str, scale: str, values: Float64[np.ndarray, " n"]) -> None:
+    """Raise `DataError` if a value of the coefficient `name` is infinite, or not positive on a log10 scale."""
     if not np.isfinite(values).all():
-        raise DataError(f"{source}: coefficient {name} is infinite in some trajectory; correct or remove it")
+        raise DataError(f"{source_name}: coefficient {name} has an infinite value; correct the file")
     if scale == "log10" and (values <= 0).any():
         raise DataError(
-            f"{source}: coefficient {name} is declared log10, but is {values.min():.3g} in trajectory "
-            f"{int(values.argmin())}; declare it linear"
+            f"{source_name}: coefficient {name} has the scale log10, but the value {values.min():.3g} in trajectory "
+            f"{int(values.argmin())}; set its scale to linear"
         )

@@ -1,4 +1,4 @@
-"""An open dataset of one task and whole trajectories of it. `ups_jax.data.open` builds datasets from configurations."""
+"""The dataset of one task, and the whole trajectories that it returns. `ups_jax.data.open` opens datasets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ups_jax.data.splits import Split, Splits
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trajectories:
-    """Whole trajectories in physical units, at every frame that the model sees. A steady solution has one frame.
+    """Whole trajectories in physical units, at the frames that the model steps through; one frame for a steady task.
 
     Attributes:
         fields: Fields of each trajectory and frame.
-        inputs: Input fields of steady tasks and of point clouds; without channels for other tasks.
+        inputs: Input fields of steady tasks and of point clouds; zero channels for other tasks.
         cond: PDE coefficients of each trajectory.
         cond_mask: 1 where the value of the coefficient is available.
         time: Time of each frame.
@@ -39,31 +39,31 @@ class Trajectories:
 
     @property
     def point_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of a batch that only point clouds have, by field name; empty on a grid."""
+        """The arrays `coords`, `point_mask` and `inputs` of a point cloud, by name; empty on a grid."""
         return {} if self.points is None else point_arrays(self.points, self.inputs)
 
 
 def point_arrays(points: PointSet, inputs: Float32[np.ndarray, "n p i"]) -> dict[str, np.ndarray]:
-    """Return the arrays of a batch that only point clouds have, by field name: `coords`, `point_mask`, `inputs`."""
+    """Return `coords`, `point_mask` and `inputs`, the arrays that describe the points of a batch, by name."""
     return {"coords": points.coords, "point_mask": points.mask, "inputs": inputs}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """The trajectories of one task, opened and checked, with their splits and statistics.
+    """The trajectories of one task, which have been checked, with their splits and statistics.
 
     Attributes:
-        task: The task, with the statistics that the training split defines.
+        task: The task, with statistics of the training split or of a trained model.
         splits: Ids of the training, validation and test trajectories.
-        fingerprint: 32 hex digits that identify data and splits.
-        notes: Messages for the user.
+        fingerprint: Hash of the data and splits as 32 hex digits.
+        notes: Messages for the user about the data.
         source: Reader of all trajectories.
-        stride: Stored frames between two frames that the model sees.
+        stride: Model step in stored frames: the model steps through every `stride`-th frame.
         times: Time of each stored frame.
         conditions: PDE coefficients of each trajectory.
         condition_mask: 1 where the value of the coefficient is available.
-        change: Mean relative change of the field from each frame to the one `stride` later.
-        latents: Cached latents, which batches contain instead of fields. None if the stage trains on fields.
+        relative_change: Mean relative change of the field from each stored frame to the one `stride` later.
+        latents: Cached latents, which batches contain instead of fields; None for batches of fields.
     """
 
     task: Task
@@ -75,16 +75,16 @@ class Dataset:
     times: Float64[np.ndarray, " t"]
     conditions: Float32[np.ndarray, "n p"]
     condition_mask: Float32[np.ndarray, "n p"]
-    change: Float64[np.ndarray, " r"]
+    relative_change: Float64[np.ndarray, " r"]
     latents: LatentWindows | None = None
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """The number of trajectories in each split, by name."""
+    def split_sizes(self) -> dict[str, int]:
+        """The number of trajectories in the splits `train`, `val` and `test`."""
         return {"train": len(self.splits.train), "val": len(self.splits.val), "test": len(self.splits.test)}
 
     def trajectories(self, split: Split, limit: int | None = None) -> Trajectories:
-        """Return the trajectories of a split (the first `limit`, if given) at every `stride`-th frame."""
+        """Return the trajectories of a split, or only the first `limit`, at every `stride`-th stored frame."""
         ids = self.splits.ids(split)[:limit]
         return Trajectories(
             fields=read_trajectories(self.source, ids, self.stride),

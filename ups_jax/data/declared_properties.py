@@ -1,6 +1,6 @@
-"""Checks of declared properties (symmetries, conserved channels, periodic axes), and hints at undeclared ones.
+"""Checks of the properties that a task declares (conserved channels, periodic axes), and hints at undeclared ones.
 
-Symmetries are resolved here and tested on the data in `symmetry_check`.
+For symmetries, only the names are checked here; `symmetry_check` tests them on the data.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _EDGE_HINT = 1.25
 
 
 def name_indices(names: Sequence[str], allowed: Sequence[str], key: str) -> tuple[int, ...]:
-    """Return the index in `allowed` of each name; raise `ConfigError` with the configuration key if one is missing."""
+    """Return the index in `allowed` of each name in the configuration key `key`; raise `ConfigError` if it has none."""
     for name in names:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"key `{key}`: {name!r} is not one of {', '.join(allowed)}{hint}")
+            hint = f"did you mean {near[0]!r}?" if near else "correct the name"
+            raise ConfigError(f"key `{key}`: {name!r} is not one of {', '.join(allowed)}; {hint}")
     return tuple(allowed.index(name) for name in names)
 
 
@@ -40,19 +40,17 @@ def resolve_symmetries(task_cfg: TaskConfig, grid: Grid, periodic: Sequence[int]
     """Return the declared symmetries of a task, with axis and channel names replaced by indices.
 
     Args:
-        task_cfg: The task, which declares symmetries by name.
-        grid: Grid of the task's source.
         periodic: Indices of the periodic axes.
 
     Raises:
-        ConfigError: A name does not exist, a symmetry is empty, or a swap does not name two axes of equal points,
-            spacing and periodicity (or two channels).
+        ConfigError: A name does not exist, a symmetry is empty, a swap does not name two different axes or channels, or
+            two swapped axes differ in number of points, spacing or periodicity.
     """
     result = []
     for number, item in enumerate(task_cfg.symmetries):
         key = f"data.tasks.{task_cfg.name}.symmetries.{number}"
         if not (item.reflect or item.negate or item.swap or item.swap_channels):
-            raise ConfigError(f"key `{key}`: is empty; name axes to reflect or swap, or channels to negate or swap")
+            raise ConfigError(f"key `{key}`: is empty; list axes to reflect or swap, or channels to negate or swap")
         symmetry = Symmetry(
             reflect=name_indices(item.reflect, grid.axes, f"{key}.reflect"),
             negate=name_indices(item.negate, task_cfg.channels, f"{key}.negate"),
@@ -61,7 +59,7 @@ def resolve_symmetries(task_cfg: TaskConfig, grid: Grid, periodic: Sequence[int]
         )
         for name, pair in (("swap", symmetry.swap), ("swap_channels", symmetry.swap_channels)):
             if pair and (len(pair) != 2 or pair[0] == pair[1]):
-                raise ConfigError(f"key `{key}.{name}`: give two different names, not {list(getattr(item, name))}")
+                raise ConfigError(f"key `{key}.{name}`: is {list(getattr(item, name))}; give two different names")
         if symmetry.swap and not _can_swap(grid, periodic, *symmetry.swap):
             raise ConfigError(
                 f"key `{key}.swap`: the axes differ in number of points, spacing or periodicity; remove the swap"
@@ -71,20 +69,20 @@ def resolve_symmetries(task_cfg: TaskConfig, grid: Grid, periodic: Sequence[int]
 
 
 def _can_swap(grid: Grid, periodic: Sequence[int], first: int, second: int) -> bool:
-    """Return whether two axes agree in number of points, periodicity and spacing."""
+    """Return whether two axes have the same number of points, the same periodicity and the same spacing."""
     same = grid.shape[first] == grid.shape[second] and (first in periodic) == (second in periodic)
     return same and math.isclose(grid.spacing[first], grid.spacing[second], rel_tol=1e-5)
 
 
 class MeanDrift:
-    """The largest drift of each channel's spatial mean from its value in the first frame, over all trajectories."""
+    """An accumulator of the largest drift of each channel: the change of its spatial mean since the first frame."""
 
     def __init__(self, channels: int) -> None:
         self._drift = np.zeros(channels)
         self._trajectory = np.zeros(channels, np.int64)
 
     def update(self, ids: Int[np.ndarray, " n"], fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Add trajectories with their ids."""
+        """Update the largest drifts with the fields of the trajectories `ids`."""
         means = fields.mean(axis=tuple(range(2, fields.ndim - 1)), dtype=np.float64)
         drift = np.abs(means - means[:, :1]).max(axis=1)
         worst = drift.argmax(axis=0)
@@ -93,26 +91,26 @@ class MeanDrift:
         self._drift = np.maximum(largest, self._drift)
 
     def check(
-        self, task_cfg: TaskConfig, name: str, conserved: Sequence[int], rms: Float64[np.ndarray, " c"]
+        self, task_cfg: TaskConfig, source_name: str, conserved: Sequence[int], rms: Float64[np.ndarray, " c"]
     ) -> Iterator[str]:
-        """Yield hints at channels that could be declared conserved.
+        """Check the channels that are declared conserved, and yield a hint for each other one that seems conserved.
 
         Args:
-            task_cfg: The task, for channel names and configuration keys in messages.
-            name: Name of the data in messages.
+            task_cfg: The task, for messages.
+            source_name: Name of the data in messages.
             conserved: Indices of the channels that are declared conserved.
             rms: Root mean square of each channel, the scale of a drift.
 
         Raises:
-            DataError: The spatial mean of a declared channel drifts by more than `DRIFT_LIMIT` of its rms.
+            DataError: A channel declared conserved drifts by more than `DRIFT_LIMIT` of its rms.
         """
         relative = self._drift / rms
         for channel in conserved:
             if relative[channel] > DRIFT_LIMIT:
                 raise DataError(
-                    f"{name}: channel {task_cfg.channels[channel]} is declared conserved, but its spatial mean drifts "
-                    f"by {relative[channel]:.2g} of its rms in trajectory {self._trajectory[channel]} "
-                    f"(limit {DRIFT_LIMIT:g}); remove it from data.tasks.{task_cfg.name}.conserved"
+                    f"{source_name}: channel {task_cfg.channels[channel]} is declared conserved, but its spatial mean "
+                    f"drifts by {relative[channel]:.2g} of its rms in trajectory {self._trajectory[channel]} "
+                    f"(limit {DRIFT_LIMIT:g}); remove the channel from `data.tasks.{task_cfg.name}.conserved`"
                 )
         for channel, value in enumerate(relative):
             if value <= _DRIFT_HINT and channel not in conserved:
@@ -124,30 +122,36 @@ class MeanDrift:
 
 
 class NeighbourDifferences:
-    """Sums of squared differences of neighbouring points along each axis; the wrap-around pair is the last entry."""
+    """An accumulator of squared differences between neighbouring points, summed for each position along each axis.
+
+    The last position is that of the pair of end points, which are neighbours if the axis is periodic.
+    """
 
     def __init__(self, shape: Sequence[int], channels: int) -> None:
         self._squares = [np.zeros((points, channels)) for points in shape]
 
     def update(self, fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Add the fields of trajectories."""
+        """Add the squared differences in the fields of further trajectories."""
         for axis, squares in enumerate(self._squares):
             other_axes = tuple(index for index in range(fields.ndim - 1) if index != 2 + axis)
             squares[:-1] += np.square(np.diff(fields, axis=2 + axis), dtype=np.float64).sum(axis=other_axes)
             jump = fields.take(0, axis=2 + axis) - fields.take(-1, axis=2 + axis)
             squares[-1] += np.square(jump, dtype=np.float64).sum(axis=tuple(range(jump.ndim - 1)))
 
-    def check(self, task_cfg: TaskConfig, name: str, axes: Sequence[str], periodic: Sequence[int]) -> Iterator[str]:
-        """Yield hints at axes that could be declared periodic.
+    def check(
+        self, task_cfg: TaskConfig, source_name: str, axes: Sequence[str], periodic: Sequence[int]
+    ) -> Iterator[str]:
+        """Check the axes that are declared periodic, and yield a hint for each other one that seems periodic.
 
         Args:
-            task_cfg: The task, for configuration keys in messages.
-            name: Name of the data in messages.
+            task_cfg: The task, for messages.
+            source_name: Name of the data in messages.
             axes: Names of the axes.
             periodic: Indices of the axes that are declared periodic.
 
         Raises:
-            DataError: The field jumps across the ends of a declared axis, or its last point repeats the first one.
+            DataError: The field jumps across the ends of an axis declared periodic, or its last point repeats the
+                first one.
         """
         for axis, squares in enumerate(self._squares):
             rms = np.sqrt(squares)
@@ -161,14 +165,14 @@ class NeighbourDifferences:
             if axis in periodic:
                 if to_largest > EDGE_LIMIT:
                     raise DataError(
-                        f"{name}: axis {axes[axis]} is declared periodic, but the jump across its ends is "
-                        f"{to_largest:.2g} times the largest jump between neighbours inside (limit {EDGE_LIMIT:g}); "
-                        f"remove it from {key}"
+                        f"{source_name}: axis {axes[axis]} is declared periodic, but the jump across its ends is "
+                        f"{to_largest:.2g} times the largest jump between neighbouring points (limit {EDGE_LIMIT:g}); "
+                        f"remove the axis from `{key}`"
                     )
                 if (to_typical < 1e-4).all():
                     raise DataError(
-                        f"{name}: axis {axes[axis]} is declared periodic, but its last point repeats the first one; "
-                        f"store the grid without its last point, or remove the axis from {key}"
+                        f"{source_name}: axis {axes[axis]} is declared periodic, but its last point repeats the first "
+                        f"one; store the grid without its last point, or remove the axis from `{key}`"
                     )
             elif (to_typical > 1 / _EDGE_HINT).all() and (to_typical < _EDGE_HINT).all():
                 names = [axes[index] for index in sorted((*periodic, axis))]

@@ -19,11 +19,7 @@ _SUFFIXES = (".hdf5", ".h5", ".yaml", ".yml")
 
 
 def open_source(cfg: Config, task_cfg: TaskConfig) -> tuple[Source, Splits]:
-    """Open the files of a task, of which only headers are read, and split their trajectories.
-
-    Args:
-        cfg: The configuration, for `data.root` and `data.split`.
-        task_cfg: The task.
+    """Open the files of a task, reading only their headers, and split their trajectories.
 
     Returns:
         One source over all files of the task, and the splits of its trajectories.
@@ -38,16 +34,16 @@ def open_source(cfg: Config, task_cfg: TaskConfig) -> tuple[Source, Splits]:
             f"{files['all'][0]}: file not found; generate it with `{command('generate')} --task {task_cfg.name} "
             f"--preset {task_cfg.preset} --out {cfg.data.root}`"
         )
-    opened = {role: [open_task_file(path, task_cfg) for path in paths] for role, paths in files.items()}
-    sources = [source for role_sources in opened.values() for source in role_sources]
+    sources_by_role = {role: [open_task_file(path, task_cfg) for path in paths] for role, paths in files.items()}
+    sources = [source for role_sources in sources_by_role.values() for source in role_sources]
     source = sources[0] if len(sources) == 1 else ConcatenatedSource(tuple(sources))
-    return source, _split(cfg.data.split, task_cfg, opened, source)
+    return source, _split_trajectories(cfg.data.split, task_cfg, sources_by_role, source)
 
 
 def open_task_file(path: Path, task_cfg: TaskConfig) -> Source:
     """Open one file of a task. Raise `DataError` if it cannot be read.
 
-    With `solution: last_frame`, the result is a source of steady states: the last frame of each trajectory.
+    If the task has `solution: last_frame`, the source contains steady states: the last frame of each trajectory.
     """
     if task_cfg.solution == "last_frame":
         trajectories = open_file(path, "transient", task_cfg.channels)
@@ -59,7 +55,7 @@ def single_task(cfg: Config) -> TaskConfig:
     """Return the only task of a configuration; raise `ConfigError` if it has none or several."""
     if len(cfg.data.tasks) != 1:
         names = ", ".join(task.name for task in cfg.data.tasks) or "none"
-        raise ConfigError(f"key `data.tasks`: must name exactly one task, but names {len(cfg.data.tasks)} ({names})")
+        raise ConfigError(f"key `data.tasks`: names {len(cfg.data.tasks)} tasks ({names}); name exactly one")
     return cfg.data.tasks[0]
 
 
@@ -71,15 +67,15 @@ def configured_tasks(cfg: Config) -> tuple[TaskConfig, ...]:
 
 
 def data_path(data: DataConfig, task_cfg: TaskConfig) -> Path:
-    """Return the path of the task's first training file, which need not exist yet if it is generated from a preset."""
+    """Return the path of the task's first data file; a file to be generated from a preset may not exist yet."""
     return next(iter(data_files(data, task_cfg).values()))[0]
 
 
 def data_files(data: DataConfig, task_cfg: TaskConfig) -> dict[str, tuple[Path, ...]]:
-    """Return the paths of the task's files by role.
+    """Return the paths of the task's files by role, which is `all` if the trajectories are yet to be split.
 
-    The roles are either `all`, or `train`, `val` (if it has its own files) and `test`, in this order. Raise
-    `DataError` if a folder has no training or test files.
+    Otherwise the roles are `train`, `val` (optional) and `test`, in this order. Raise `DataError` if a folder has no
+    training or test files.
     """
     if isinstance(task_cfg.path, FilePair):
         paths_by_role = {"train": task_cfg.path.train, "val": task_cfg.path.val, "test": task_cfg.path.test}
@@ -97,10 +93,10 @@ def data_files(data: DataConfig, task_cfg: TaskConfig) -> dict[str, tuple[Path, 
 
 
 def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
-    """Return the data files in the subfolders `train`, `valid` (optional) and `test`, by role.
+    """Return the data files in the subfolders `train`, `valid` (optional) and `test` by role: `train`, `val`, `test`.
 
-    This is the layout of The Well, where the subfolders may also lie in `data`. Raise `DataError` if there are no
-    training or test files.
+    As in The Well, the subfolders may also lie in a subfolder `data`. Raise `DataError` if there are no training or
+    test files.
     """
     root = path / "data" if (path / "data" / "train").is_dir() else path
     files_by_role: dict[str, tuple[Path, ...]] = {}
@@ -111,8 +107,8 @@ def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
             files_by_role[role] = tuple(files)
         elif role != "val":
             raise DataError(
-                f"{path}: has no data files in a subfolder `{names[0]}`; give a data file, or a folder with `train` "
-                "and `test`"
+                f"{path}: has no data files in a subfolder `{names[0]}`; give a data file, or a folder with subfolders "
+                "`train` and `test`"
             )
     return files_by_role
 
@@ -122,24 +118,28 @@ def generated_file(root: str | Path, task: str, preset: str) -> Path:
     return Path(root) / f"{task}_{preset}.hdf5"
 
 
-def _split(cfg: SplitConfig, task_cfg: TaskConfig, opened: Mapping[str, Sequence[Source]], source: Source) -> Splits:
-    """Return the splits of a task's trajectories, by the configured method and the roles of its files."""
-    key, count, by_role = f"data.tasks.{task_cfg.name}.path", source.trajectories, "all" not in opened
+def _split_trajectories(
+    cfg: SplitConfig, task_cfg: TaskConfig, sources_by_role: Mapping[str, Sequence[Source]], source: Source
+) -> Splits:
+    """Split the trajectories of `source`, the concatenated files of a task, by `cfg.method` and the roles of files."""
+    key, count, by_role = f"data.tasks.{task_cfg.name}.path", source.trajectories, "all" not in sources_by_role
     if cfg.method == "listed" and cfg.path is not None:
         return splits.read_split(cfg.path, count, source.name, task_cfg.name)
     native = by_role and not isinstance(task_cfg.path, FilePair)
     if (cfg.method == "file" and (native or not by_role)) or (cfg.method == "native" and not native):
         required = {"file": "{train: FILE, test: FILE}", "native": "a folder with train, valid and test"}[cfg.method]
-        raise ConfigError(f"key `data.split.method`: {cfg.method} requires `{key}` to be {required}")
+        raise ConfigError(
+            f"key `data.split.method`: is {cfg.method}; set `{key}` to {required}, or give another method"
+        )
     if by_role:
         if cfg.method in ("pdebench", "hash"):
             raise ConfigError(
-                f"key `data.split.method`: is {cfg.method}, but `{key}` already names the files of each split; "
-                "remove the method"
+                f"key `data.split.method`: is {cfg.method}, but `{key}` already gives files for each split; remove "
+                "`data.split.method`"
             )
-        sizes = {role: sum(item.trajectories for item in sources) for role, sources in opened.items()}
+        sizes = {role: sum(item.trajectories for item in sources) for role, sources in sources_by_role.items()}
         return splits.split_by_files(sizes, cfg, source.name)
-    sources = opened["all"]
+    sources = sources_by_role["all"]
     if cfg.method == "pdebench":
         # Each file is split by itself: the trajectories of the first file may all have one coefficient.
         file_splits = [
@@ -154,12 +154,15 @@ def _split(cfg: SplitConfig, task_cfg: TaskConfig, opened: Mapping[str, Sequence
 
 
 def _is_grouped_by_seed(source: Source) -> bool:
-    """Return whether a file, or its original, has one HDF5 group per seed. PDEBench tests on the last groups."""
+    """Return whether a file, or the file that shards were converted from, has one HDF5 group per random seed.
+
+    PDEBench uses the last of these groups for testing.
+    """
     source = source.source if isinstance(source, SteadyStateSource) else source
     return isinstance(source, SeedsSource) or (isinstance(source, ShardsSource) and source.layout == "pdebench seeds")
 
 
 def _original_name(source: Source) -> str:
-    """Return the name of the original file, so that shards are split like the file they were converted from."""
+    """Return the name of a file, or of the file that shards were converted from, so that both are split alike."""
     source = source.source if isinstance(source, SteadyStateSource) else source
     return source.original_name if isinstance(source, ShardsSource) else Path(source.name).name

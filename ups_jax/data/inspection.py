@@ -63,8 +63,6 @@ class Inspection:
     """The results of the inspection of a file.
 
     Attributes:
-        path: Path of the file.
-        layout: Layout of the file.
         source: Reader of the file.
         task: Entry of `data.tasks` that fits the file.
         trajectories_read: Number of trajectories that were read.
@@ -89,8 +87,8 @@ class Inspection:
     hints: tuple[str, ...]
 
     @property
-    def sane(self) -> bool:
-        """Whether all values are finite and no channel is constant in all trajectories."""
+    def is_usable(self) -> bool:
+        """Whether all values are finite and no channel is constant in every trajectory."""
         return not any(
             channel.nonfinite_frames or channel.constant_trajectories == self.trajectories_read
             for channel in (*self.channels, *self.inputs)
@@ -98,19 +96,18 @@ class Inspection:
 
 
 def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes: int = MAX_READ_BYTES) -> Inspection:
-    """Read a file and return its content and defects.
+    """Read a data file and return its content and defects.
 
     Args:
-        path: The data file.
-        read_all_trajectories: Read the whole file.
-        max_bytes: Otherwise the limit, in bytes, of the evenly spaced trajectories that are read.
+        read_all_trajectories: Read the whole file instead of evenly spaced trajectories.
+        max_bytes: Largest total size of these evenly spaced trajectories.
 
     Raises:
         DataError: The file cannot be read.
     """
     layout = detect_layout(path)
     source = layout.open(path, None)
-    names = source.channel_names or _default_names(layout, Path(path), source.channels)
+    names = source.channel_names or _default_channel_names(layout, Path(path), source.channels)
     field_summary, input_summary = _Summary(source.channels), _Summary(len(source.input_channels))
     drift = declared_properties.MeanDrift(source.channels)
     edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
@@ -126,13 +123,13 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
     coefficients = {name: source.coefficient(name) for name in source.coefficient_names()}
     available = {name: values[~np.isnan(values)] for name, values in coefficients.items() if values is not None}
     ranges = {name: (float(values.min()), float(values.max())) for name, values in available.items() if values.size}
-    boundary = _boundary(Path(path), source)
+    boundary = _boundary_conditions(Path(path), source)
     task_cfg = TaskConfig(
         name=_task_name(layout, Path(path), len(source.grid.axes)),
         kind=layout.kind,
         path=str(path),
         channels=names,
-        periodic=_periodic(boundary, source),
+        periodic=_periodic_axes(boundary, source),
         coefficients={
             name: "log10" if low > 0 and high >= _LOG_RATIO * low else "linear"
             for name, (low, high) in ranges.items()
@@ -151,8 +148,8 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
         source=source,
         task=task_cfg,
         trajectories_read=len(ids),
-        channels=field_summary.channels(names),
-        inputs=input_summary.channels(source.input_channels),
+        channels=field_summary.summaries(names),
+        inputs=input_summary.summaries(source.input_channels),
         coefficients={name: ends for name, ends in ranges.items() if name not in constants},
         constants={**getattr(source, "constants", dict)(), **constants},
         boundary=boundary,
@@ -161,7 +158,7 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
 
 
 def describe(inspection: Inspection) -> Iterator[str]:
-    """Yield an inspection as lines to print, which end with the lines of a configuration."""
+    """Yield the lines of a report on the inspected file; the last lines are a configuration that trains on it."""
     source, grid = inspection.source, inspection.source.grid
     yield f"file        {inspection.path}"
     yield f"layout      {inspection.layout.name} ({inspection.layout.kind}), task {inspection.task.name}"
@@ -187,7 +184,7 @@ def describe(inspection: Inspection) -> Iterator[str]:
     for hint in inspection.hints:
         yield f"hint        {hint}"
     yield "config"
-    yield from (f"  {line}" for line in config_lines(inspection).splitlines())
+    yield from (f"  {line}" for line in config_yaml(inspection).splitlines())
 
 
 def _describe_grid(grid: Grid) -> Iterator[str]:
@@ -197,7 +194,7 @@ def _describe_grid(grid: Grid) -> Iterator[str]:
 
 
 def _describe_points(source: Source, cloud: PointCloud) -> Iterator[str]:
-    """Yield lines on the number of points and on each axis of the box."""
+    """Yield one line for the number of points, and one for each axis of the box that contains them."""
     counts = [cloud.shape[0]]
     if isinstance(source, ScatteredSource):
         counts = source.points(np.arange(source.trajectories)).mask.sum(axis=1).astype(int).tolist()
@@ -208,8 +205,8 @@ def _describe_points(source: Source, cloud: PointCloud) -> Iterator[str]:
         yield f"box {axis}       from {first:g} to {first + length:g}"
 
 
-def config_lines(inspection: Inspection) -> str:
-    """Return the YAML text of a configuration that trains on the file."""
+def config_yaml(inspection: Inspection) -> str:
+    """Return the YAML text of a configuration that trains on the inspected file."""
     task_cfg = inspection.task
     entry: dict[str, object] = {"name": task_cfg.name, "path": str(task_cfg.path)}
     if task_cfg.kind != "transient":
@@ -225,7 +222,7 @@ def config_lines(inspection: Inspection) -> str:
 
 
 class _Summary:
-    """An accumulator of the values of `ChannelSummary` over chunks of trajectories."""
+    """An accumulator of the statistics and defects in `ChannelSummary`, over chunks of trajectories."""
 
     def __init__(self, channels: int) -> None:
         self._low, self._high = np.full(channels, np.inf), np.full(channels, -np.inf)
@@ -233,7 +230,7 @@ class _Summary:
         self._nonfinite, self._constant = np.zeros((2, channels), np.int64)
 
     def update(self, fields: Float32[np.ndarray, "n t *s c"]) -> None:
-        """Add trajectories."""
+        """Add the fields of further trajectories to the statistics."""
         finite = np.isfinite(fields)
         exact = np.where(finite, fields, 0).astype(np.float64)
         all_axes, inner = tuple(range(fields.ndim - 1)), tuple(range(1, fields.ndim - 1))
@@ -249,13 +246,13 @@ class _Summary:
         """Return the root mean square of the finite values of each channel."""
         return np.sqrt(self._squares / np.maximum(self._count, 1))
 
-    def channels(self, names: tuple[str, ...]) -> tuple[ChannelSummary, ...]:
+    def summaries(self, channel_names: tuple[str, ...]) -> tuple[ChannelSummary, ...]:
         """Return the summary of each channel."""
         mean = self._sum / np.maximum(self._count, 1)
         std = np.sqrt(np.maximum(self.rms() ** 2 - mean**2, 0))
         has_values = self._count > 0
         low, high, std = (np.where(has_values, values, np.nan) for values in (self._low, self._high, std))
-        columns = zip(names, low, high, std, self._nonfinite, self._constant, strict=True)
+        columns = zip(channel_names, low, high, std, self._nonfinite, self._constant, strict=True)
         return tuple(
             ChannelSummary(
                 name=name,
@@ -270,19 +267,24 @@ class _Summary:
 
 
 def _spaced_ids(source: Source, max_bytes: int | None) -> Int[np.ndarray, " n"]:
-    """Return the ids of evenly spaced trajectories of at most `max_bytes` (at least one), or of all if it is None."""
+    """Return the ids of evenly spaced trajectories, at least one, with a total size of at most `max_bytes`.
+
+    If `max_bytes` is None, return the ids of all trajectories.
+    """
     count = source.trajectories if max_bytes is None else max(1, max_bytes // trajectory_bytes(source))
     return np.unique(np.linspace(0, source.trajectories - 1, min(count, source.trajectories)).astype(np.int64))
 
 
-def _default_names(layout: Layout, path: Path, channels: int) -> tuple[str, ...]:
+def _default_channel_names(layout: Layout, path: Path, channel_count: int) -> tuple[str, ...]:
     """Return names for the channels of a file that does not name them."""
-    if channels == 1:
+    if channel_count == 1:
         return ("h",) if _task_name(layout, path, 2).startswith("shallow_water") else ("u",)
-    return ("u", "v", "w")[:channels] if channels <= 3 else tuple(f"u{index}" for index in range(channels))
+    return (
+        ("u", "v", "w")[:channel_count] if channel_count <= 3 else tuple(f"u{index}" for index in range(channel_count))
+    )
 
 
-def _task_name(layout: Layout, path: Path, dims: int) -> str:
+def _task_name(layout: Layout, path: Path, axis_count: int) -> str:
     """Return a task name from the attributes of a file or, if it has none, from its file name."""
     for text in (root_attribute(path, "task"), root_attribute(path, "dataset_name")):
         if text:
@@ -290,11 +292,11 @@ def _task_name(layout: Layout, path: Path, dims: int) -> str:
     file = original_path(path)
     for part, name in _TASK_NAMES:
         if part in file.name.lower():
-            return name.replace("Dd", f"{dims}d")
+            return name.replace("Dd", f"{axis_count}d")
     return re.sub(r"[^A-Za-z0-9_]+", "_", file.stem).strip("_") or "mine"
 
 
-def _boundary(path: Path, source: Source) -> str:
+def _boundary_conditions(path: Path, source: Source) -> str:
     """Return the boundary conditions that a file states in its data, attributes or name; empty if it states none."""
     by_axis: dict[str, str] = getattr(source, "boundary", {})
     if by_axis:
@@ -306,8 +308,8 @@ def _boundary(path: Path, source: Source) -> str:
     return "" if match is None else {"periodic": "periodic", "trans": "transmissive"}[match.group(1)]
 
 
-def _periodic(boundary: str, source: Source) -> tuple[str, ...]:
-    """Return the names of the axes that a file states to be periodic."""
+def _periodic_axes(boundary: str, source: Source) -> tuple[str, ...]:
+    """Return the names of the axes that are periodic by the boundary conditions of a file."""
     if boundary == "periodic":
         return source.grid.axes
     by_axis: dict[str, str] = getattr(source, "boundary", {})

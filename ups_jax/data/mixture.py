@@ -20,7 +20,7 @@ from ups_jax.data.splits import split_record
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mixture:
-    """One or more datasets of different tasks that are all of one kind, transient or steady."""
+    """The datasets of the tasks that one model is trained on: all transient, or all steady."""
 
     datasets: tuple[Dataset, ...]
 
@@ -45,7 +45,7 @@ class Mixture:
         return "+".join(dataset.fingerprint for dataset in self.datasets)
 
     def split_record(self) -> dict[str, Any]:
-        """Return the content of `split.json`: the record of the only task, or the records of several by task name."""
+        """Return the content of a run's `split.json`: the split of the only task, or the splits of several by name."""
         records = {data.task.name: split_record(data.splits, data.source.trajectories) for data in self.datasets}
         return next(iter(records.values())) if len(records) == 1 else records
 
@@ -55,28 +55,28 @@ def as_mixture(data: Dataset | Mixture) -> Mixture:
     return data if isinstance(data, Mixture) else Mixture(datasets=(data,))
 
 
-# Steps of a block. In every block each task has its share of the steps to within one step.
+# Number of steps in a block of the schedule.
 BLOCK_STEPS = 64
 
 
-def task_shares(mixing: MixingConfig, trajectories: Mapping[str, int]) -> tuple[float, ...]:
+def task_shares(mixing: MixingConfig, train_counts: Mapping[str, int]) -> tuple[float, ...]:
     """Return the share of the training steps of each task; the shares sum to 1.
 
     Args:
         mixing: The method (`uniform`, `proportional`, `temperature` or `weights`) with its settings.
-        trajectories: Number of training trajectories of each task, by name.
+        train_counts: Number of training trajectories of each task, by name.
 
     Raises:
-        ConfigError: `data.mixing.weights` does not name exactly the tasks.
+        ConfigError: `data.mixing.weights` does not contain one weight for each task.
     """
-    counts = np.array(list(trajectories.values()), float)
+    counts = np.array(list(train_counts.values()), float)
     if mixing.method == "weights":
-        if set(mixing.weights) != set(trajectories):
+        if set(mixing.weights) != set(train_counts):
             raise ConfigError(
                 f"key `data.mixing.weights`: names {', '.join(mixing.weights)}, but the tasks are "
-                f"{', '.join(trajectories)}; give one weight for each task"
+                f"{', '.join(train_counts)}; give one weight for each task"
             )
-        weights = np.array([mixing.weights[name] for name in trajectories])
+        weights = np.array([mixing.weights[name] for name in train_counts])
     else:
         power = {"uniform": 0.0, "proportional": 1.0, "temperature": 1.0 / (mixing.temperature or 1.0)}[mixing.method]
         weights = (counts / counts.max()) ** power
@@ -85,28 +85,30 @@ def task_shares(mixing: MixingConfig, trajectories: Mapping[str, int]) -> tuple[
 
 @dataclass(frozen=True)
 class TaskSchedule:
-    """The task of each training step. Steps are shuffled in blocks, and every block contains the tasks by their shares.
+    """The task of each training step, in shuffled blocks of 64 steps.
+
+    In every block, the number of steps of a task is its share of the block to within one step.
 
     Attributes:
-        key: Key of the random stream that shuffles the blocks.
+        key: Key of the random stream that shuffles each block.
         shares: Share of the steps of each task.
     """
 
     key: tuple[int, int]
     shares: tuple[float, ...]
 
-    def at(self, n: int) -> tuple[int, int]:
-        """Return the task index of step n, and the number of earlier steps of the same task."""
+    def task_and_number_at(self, n: int) -> tuple[int, int]:
+        """Return the index of the task of step n, and the number of this task's steps before step n."""
         block, position = divmod(n, BLOCK_STEPS)
-        order = _block_order(self.key, self.shares, block)
+        order = _block_tasks(self.key, self.shares, block)
         task = int(order[position])
-        steps_before = _counts_before(self.key, self.shares, block)[task] + np.sum(order[:position] == task)
+        steps_before = _step_counts_before(self.key, self.shares, block)[task] + np.sum(order[:position] == task)
         return task, int(steps_before)
 
 
 @lru_cache(maxsize=256)
-def _block_order(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " n"]:
-    """Return the task of each step of a block."""
+def _block_tasks(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " n"]:
+    """Return the task index of each step of the block with the number `block`."""
     rng = philox_generator(key, (0, block))
     # Evenly spaced points with one random offset: a share that is not a whole number of steps is met on average.
     points = (np.arange(BLOCK_STEPS) + rng.random()) / BLOCK_STEPS
@@ -114,23 +116,23 @@ def _block_order(key: tuple[int, int], shares: tuple[float, ...], block: int) ->
     return rng.permutation(tasks)
 
 
-def _counts_before(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " t"]:
+def _step_counts_before(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " t"]:
     """Return the number of steps of each task in all blocks before `block`.
 
-    The blocks are summed in runs whose lengths are powers of two, so that the sums of runs can be cached.
+    The sum is over runs of blocks whose lengths are powers of two, so that the counts of each run can be cached.
     """
     counts, start = np.zeros(len(shares), int), 0
     for power in reversed(range(block.bit_length())):
         if block >> power & 1:
-            counts = counts + _run_counts(key, shares, start, power)
+            counts = counts + _run_step_counts(key, shares, start, power)
             start += 1 << power
     return counts
 
 
 @lru_cache(maxsize=8192)
-def _run_counts(key: tuple[int, int], shares: tuple[float, ...], start: int, power: int) -> Int[np.ndarray, " t"]:
+def _run_step_counts(key: tuple[int, int], shares: tuple[float, ...], start: int, power: int) -> Int[np.ndarray, " t"]:
     """Return the number of steps of each task in the `2**power` blocks from block `start` on."""
     if power == 0:
-        return np.bincount(_block_order(key, shares, start), minlength=len(shares))
+        return np.bincount(_block_tasks(key, shares, start), minlength=len(shares))
     half = 1 << (power - 1)
-    return _run_counts(key, shares, start, power - 1) + _run_counts(key, shares, start + half, power - 1)
+    return _run_step_counts(key, shares, start, power - 1) + _run_step_counts(key, shares, start + half, power - 1)

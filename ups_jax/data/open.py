@@ -1,6 +1,6 @@
-"""Opening of datasets: one pass over the data checks it and computes the statistics of the training split.
+"""Opening of datasets: one pass over the data checks them and computes the statistics of the training split.
 
-The result is a frozen `Dataset`, or a `Mixture` of several.
+The result is a `Dataset`, or a `Mixture` of several datasets.
 """
 
 from __future__ import annotations
@@ -37,27 +37,26 @@ def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
     """Open and check the data of a configuration with one task.
 
     Args:
-        cfg: The configuration.
-        task: Task of a trained model. Its statistics, coefficients and declared properties replace those of the
-            configuration and of the data.
+        task: Task of a trained model, whose statistics, coefficients and declared properties replace those that the
+            configuration and the data define; None for a new model.
 
     Raises:
-        ConfigError: The configuration has no task or several, or names something that the data do not have.
+        ConfigError: The configuration has no task or several, or names an axis or channel that the data do not have.
         DataError: A file is missing, damaged, or contradicts the configuration.
     """
     single_task(cfg)
-    return _open_all(cfg, [task])[0]
+    return _open_datasets(cfg, [task])[0]
 
 
 def open_mixture(cfg: Config) -> Mixture:
-    """Open and check the data of all tasks of a configuration, for one training.
+    """Open and check the data of all tasks of a configuration, on which one new model is trained.
 
     Raises:
-        ConfigError: As in `open_dataset`, or tasks contradict each other.
+        ConfigError: As in `open_dataset`, or two tasks declare different scales of a coefficient.
         DataError: As in `open_dataset`.
     """
     task_cfgs = configured_tasks(cfg)
-    datasets = _open_all(cfg, [None] * len(task_cfgs))
+    datasets = _open_datasets(cfg, [None] * len(task_cfgs))
     if len(datasets) > 1:
         datasets = _link_tasks(cfg, datasets)
     return Mixture(datasets=tuple(datasets))
@@ -73,10 +72,9 @@ def from_arrays(
     *,
     task: Task | None = None,
 ) -> Dataset:
-    """Return the dataset of a configuration's only task from arrays, with the same checks as data from a file.
+    """Return the dataset of a configuration's only task from arrays, with the same checks as for data in a file.
 
     Args:
-        cfg: The configuration.
         fields: Fields of all trajectories in physical units. The channel axis may be absent for one channel.
         dt: Time between frames.
         coefficients: PDE coefficients by name, one value per trajectory.
@@ -100,15 +98,16 @@ def from_arrays(
         array = array[..., None]
     if array.ndim != 3 + rank or len(origin) != rank or not 1 <= rank <= len(AXES):
         raise DataError(
-            f"fields have shape {np.shape(fields)} with origin {tuple(origin)} and spacing {tuple(spacing)}; "
-            "give (N, T, *S) or (N, T, *S, C), and one origin and spacing for each of 1 to 3 space axes"
+            f"`fields` has shape {np.shape(fields)}, `origin` is {tuple(origin)} and `spacing` is {tuple(spacing)}; "
+            "give fields of shape (trajectories, frames, *space) or (trajectories, frames, *space, channels), and one "
+            "origin and spacing for each of 1 to 3 space axes"
         )
     if not (np.isfinite([dt, *spacing]).all() and min(dt, *spacing) > 0):
-        raise DataError(f"dt is {dt} and spacing {tuple(spacing)}; give positive numbers")
+        raise DataError(f"`dt` is {dt} and `spacing` is {tuple(spacing)}; give positive numbers")
     for name, values in (coefficients or {}).items():
         if np.shape(values) != (len(array),):
             raise DataError(
-                f"coefficient {name} has shape {np.shape(values)}; give one value per trajectory, ({len(array)},)"
+                f"coefficient {name} has shape {np.shape(values)}; give one value for each of {len(array)} trajectories"
             )
     grid = Grid(
         shape=array.shape[2:-1],
@@ -120,9 +119,9 @@ def from_arrays(
     exact = {name: np.asarray(values, np.float64) for name, values in (coefficients or {}).items()}
     source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=exact)
     splits = random_split(len(array), cfg.data.split, source.name)
-    check_shape(cfg, task_cfg, source, task)
+    check_source(cfg, task_cfg, source, task)
     conditions = read_conditions(task_cfg, source, splits.train, task)
-    return _scan(
+    return _checked_dataset(
         _OpenedSource(
             cfg=cfg, task_cfg=task_cfg, source=source, splits=splits, trained_task=task, conditions=conditions
         )
@@ -130,22 +129,23 @@ def from_arrays(
 
 
 def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
-    """Return a dataset with the task of a trained model: its statistics, coefficients and declared properties.
+    """Return the dataset with the task of a trained model, on the grid and with the time step of the data.
 
-    Coefficients are matched by name. A coefficient that the data do not have is masked.
+    The task brings its statistics, coefficients and declared properties. A coefficient that the data do not have by
+    name is masked.
 
     Args:
-        cfg: Configuration whose only task is the model's.
-        dataset: The data.
+        cfg: Configuration whose only task is the one of the data.
         task: Task of the trained model.
 
     Raises:
-        ConfigError, DataError: The data have other channels, axes or input fields, another kind, or too few frames.
+        ConfigError: The data are of another kind (transient or steady) than the task of the trained model.
+        DataError: The data have other channels, axes or input fields than this task, or too few frames.
     """
     if dataset.task == task:
         return dataset
     source = dataset.source
-    check_shape(cfg, single_task(cfg), source, task)
+    check_source(cfg, single_task(cfg), source, task)
     for kind, names, trained in (
         ("channels", dataset.task.channels, task.channels),
         ("input fields", *(tuple(item.name for item in of.inputs) for of in (dataset.task, task))),
@@ -155,7 +155,7 @@ def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
                 f"{source.name}: has the {kind} {', '.join(names) or 'none'}, but the model was trained with "
                 f"{', '.join(trained) or 'none'}; give data with the same {kind} in the same order"
             )
-    new_task, notes = (_on_points if task.scattered else _on_grid)(task, source, dataset.stride)
+    new_task, notes = (_point_task_and_notes if task.scattered else _grid_task_and_notes)(task, source, dataset.stride)
     columns = {item.name: column for column, item in enumerate(dataset.task.coefficients)}
     conditions = np.zeros((len(dataset.conditions), len(task.coefficients)), np.float32)
     mask = np.zeros_like(conditions)
@@ -168,40 +168,37 @@ def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
     return replace(dataset, task=new_task, conditions=conditions, condition_mask=mask, notes=(*dataset.notes, *notes))
 
 
-def check_shape(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task: Task | None) -> None:
-    """Raise an error if a source does not have the channels, axes, kind or number of frames of its task.
+def check_source(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task: Task | None) -> None:
+    """Check that a source has the channels, axes and kind of its task, and enough frames for a window.
 
     Args:
-        cfg: The configuration, for the length of a window.
-        task_cfg: The task.
-        source: Trajectories of the task.
-        trained_task: Task of a trained model, which the data are to be used with.
+        trained_task: Task of the trained model that the data are for, instead of `task_cfg`; None for a new model.
 
     Raises:
-        ConfigError: The kinds differ.
+        ConfigError: The kind (transient or steady) differs from `trained_task`.
         DataError: Channels or axes differ, or trajectories are too short.
     """
     channels = task_cfg.channels if trained_task is None else trained_task.channels
     if source.channels != len(channels):
         raise DataError(
             f"{source.name}: has {source.channels} channels, but the task has {len(channels)} "
-            f"({', '.join(channels)}); set data.tasks.{task_cfg.name}.channels"
+            f"({', '.join(channels)}); name the channels of the data in `data.tasks.{task_cfg.name}.channels`"
         )
     if trained_task is not None and trained_task.scattered != isinstance(source.grid, PointCloud):
         kinds = {True: "a point cloud", False: "a grid"}
         raise DataError(
-            f"{source.name}: is on {kinds[not trained_task.scattered]}, but the trained model's task "
-            f"{trained_task.name} is on {kinds[trained_task.scattered]}; give data of the same kind"
+            f"{source.name}: is on {kinds[not trained_task.scattered]}, but the model was trained on "
+            f"{kinds[trained_task.scattered]} (task {trained_task.name}); give data on {kinds[trained_task.scattered]}"
         )
     if trained_task is not None and len(source.grid.axes) != len(trained_task.axes):
         raise DataError(
-            f"{source.name}: has {len(source.grid.axes)} space axes, but the trained model's task {trained_task.name} "
-            f"has {len(trained_task.axes)}; give data with the same axes"
+            f"{source.name}: has {len(source.grid.axes)} space axes, but the model was trained on "
+            f"{len(trained_task.axes)} (task {trained_task.name}); give data with {', '.join(trained_task.axes)}"
         )
     if trained_task is not None and trained_task.kind != task_cfg.kind:
         raise ConfigError(
-            f"key `data.tasks.{task_cfg.name}.kind`: is {task_cfg.kind}, but the trained model's task "
-            f"{trained_task.name} is {trained_task.kind}; set it to that"
+            f"key `data.tasks.{task_cfg.name}.kind`: is {task_cfg.kind}, but the model was trained on "
+            f"the {trained_task.kind} task {trained_task.name}; set the key to {trained_task.kind}"
         )
     if task_cfg.kind == "steady":
         return
@@ -209,38 +206,38 @@ def check_shape(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task:
     needed = (window_frames(cfg) - 1) * stride + 1
     if source.frames < needed:
         raise DataError(
-            f"{source.name}: has {source.frames} frames per trajectory, but a window needs {needed} "
-            f"(data.context={cfg.data.context}, training.pushforward={cfg.training.pushforward}, "
-            f"training.rollout_horizon={cfg.training.rollout_horizon}, "
-            f"training.time_stride={stride}); lower one of them"
+            f"{source.name}: has {source.frames} frames per trajectory, but a window needs {needed}; lower "
+            f"`data.context={cfg.data.context}`, `training.pushforward={cfg.training.pushforward}`, "
+            f"`training.rollout_horizon={cfg.training.rollout_horizon}` or `training.time_stride={stride}`"
         )
 
 
-def check_inside(name: str, points: PointSet, box: PointCloud | Task, periodic: tuple[int, ...]) -> None:
-    """Raise `DataError` for a point outside the box, except along periodic axes. Latent tokens cover only the box.
+def check_points_inside(
+    source_name: str, points: PointSet, domain: PointCloud | Task, periodic: tuple[int, ...]
+) -> None:
+    """Raise `DataError` if a point lies outside the domain along an axis that is not periodic.
 
     Args:
-        name: Name of the data in messages.
-        points: Coordinates and mask of the points.
-        box: Point cloud or task with the `origin` and sides `box` of the box.
+        source_name: Name of the data in messages.
+        domain: Has the lower corner `origin` and the side lengths `box` of the domain.
         periodic: Indices of the periodic axes.
     """
-    low = np.asarray(box.origin)
-    outside = (points.coords < low - 1e-4 * np.asarray(box.box)) | (points.coords > low + 1.0001 * np.asarray(box.box))
+    low, sides = np.asarray(domain.origin), np.asarray(domain.box)
+    outside = (points.coords < low - 1e-4 * sides) | (points.coords > low + 1.0001 * sides)
     outside[..., list(periodic)] = False
     bad = outside.any(axis=-1) & (points.mask > 0)
     if bad.any():
         row, point = (int(values[0]) for values in np.nonzero(bad))
         raise DataError(
-            f"{name}: point {point} of a trajectory lies at {points.coords[row, point].tolist()}, outside the box from "
-            f"{list(box.origin)} with sides {list(box.box)}; write a `box` that contains all points"
+            f"{source_name}: point {point} of a trajectory lies at {points.coords[row, point].tolist()}, outside the "
+            f"box from {list(domain.origin)} with sides {list(domain.box)}; write a `box` that contains all points"
         )
 
 
 def _link_tasks(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
-    """Return the datasets of a joint training.
+    """Return the datasets of tasks that one model is trained on.
 
-    Each task gets the names of all tasks, the coefficients that only other tasks have, and a common time unit.
+    Each task gets the names of all tasks, the names of coefficients that only other tasks have, and a common time unit.
     """
     names = tuple(dataset.task.name for dataset in datasets)
     unit = float(np.exp(np.mean([np.log(dataset.task.dt) for dataset in datasets])))
@@ -252,8 +249,8 @@ def _link_tasks(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
     return linked
 
 
-def _open_all(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset]:
-    """Open the data of each configured task; a trained task keeps its statistics."""
+def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset]:
+    """Open the data of each configured task; `trained_tasks` as in `_OpenedSource`."""
     # With `data.source: latents`, the memory is reserved for the latents: training reads fields only to check and to
     # validate, so that they stay on disk.
     free_bytes = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
@@ -270,13 +267,12 @@ def _open_all(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset
                 coefficients = tuple(item.name for item in trained_task.coefficients)
             source = load_into_memory(source, coefficients)
         # Errors of one file are raised before errors across tasks.
-        check_shape(cfg, task_cfg, source, trained_task)
+        check_source(cfg, task_cfg, source, trained_task)
         opened.append((task_cfg, source, splits))
-    all_conditions = read_all_conditions(
-        [(task_cfg, source, splits.train) for task_cfg, source, splits in opened], trained_tasks
-    )
+    task_cfgs, sources, splits_by_task = zip(*opened, strict=True)
+    all_conditions = read_all_conditions(task_cfgs, sources, [splits.train for splits in splits_by_task], trained_tasks)
     return [
-        _scan(
+        _checked_dataset(
             _OpenedSource(
                 cfg=cfg,
                 task_cfg=task_cfg,
@@ -294,13 +290,9 @@ def _open_all(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _OpenedSource:
-    """The source of a task before the pass over its data.
+    """The source of a task, opened, but with unchecked fields.
 
     Attributes:
-        cfg: The configuration.
-        task_cfg: The task.
-        source: Trajectories of the task.
-        splits: Splits of the trajectories.
         trained_task: Task of a trained model, whose statistics are kept; None if the data define them.
         conditions: PDE coefficients of the trajectories.
     """
@@ -314,28 +306,27 @@ class _OpenedSource:
 
     @property
     def stride(self) -> int:
-        """Stored frames between two frames that the model sees."""
+        """The model step in stored frames, 1 for a steady task."""
         return 1 if self.task_cfg.kind == "steady" else self.cfg.training.time_stride
 
     @property
-    def periodic(self) -> tuple[int, ...]:
-        """The indices of the periodic axes; an axis that does not exist raises `ConfigError`."""
+    def periodic_axes(self) -> tuple[int, ...]:
+        """The indices of the axes declared periodic. Raises `ConfigError` if one does not exist."""
         key = f"data.tasks.{self.task_cfg.name}.periodic"
         return declared_properties.name_indices(self.task_cfg.periodic, self.source.grid.axes, key)
 
-    def notes(self, content: ContentScan) -> list[str]:
-        """Return the notes about coefficients and splits; raise `DataError` for NaN, Inf or overlapping splits."""
+    def check_content(self, content: ContentScan) -> list[str]:
+        """Raise `DataError` for NaN, Inf or overlapping splits; return notes about coefficients and splits."""
         content.check_finite()
         return [*self.conditions.notes, *check_overlap(content, self.splits, self.source.name)]
 
     def new_task(self, statistics: Statistics, **properties: Any) -> Task:
-        """Return the task that the data define.
+        """Return the task of a new model: its configuration, with the grid, coefficients and statistics of the data.
 
         Args:
-            statistics: Statistics of the training split.
-            properties: Further fields of `Task`, which depend on its kind.
+            properties: Further fields of `Task`, which only some kinds of task have.
         """
-        grid, periodic = self.source.grid, self.periodic
+        grid, periodic = self.source.grid, self.periodic_axes
         return Task(
             name=self.task_cfg.name,
             kind=self.task_cfg.kind,
@@ -354,7 +345,7 @@ class _OpenedSource:
     def dataset(
         self, task: Task, content: ContentScan, notes: Sequence[str], change: Float64[np.ndarray, " r"]
     ) -> Dataset:
-        """Return the dataset, given the results of the pass over the data."""
+        """Return the dataset of this source, whose fields have been checked."""
         grid, conditions = self.source.grid, self.conditions
         return Dataset(
             task=task,
@@ -366,21 +357,21 @@ class _OpenedSource:
             times=grid.start + grid.dt * np.arange(self.source.frames),
             conditions=conditions.values,
             condition_mask=conditions.mask,
-            change=change,
+            relative_change=change,
         )
 
 
-def _scan(opened: _OpenedSource) -> Dataset:
-    """Check all data of a task in one pass; raise `ConfigError` or `DataError`."""
+def _checked_dataset(opened: _OpenedSource) -> Dataset:
+    """Return the dataset of a task after one pass that checks its data and computes their statistics."""
     if isinstance(opened.source.grid, PointCloud):
-        return _scan_points(opened, opened.source.grid)
-    return (_scan_steady if opened.task_cfg.kind == "steady" else _scan_transient)(opened)
+        return _checked_point_dataset(opened, opened.source.grid)
+    return (_checked_steady_dataset if opened.task_cfg.kind == "steady" else _checked_transient_dataset)(opened)
 
 
-def _scan_transient(opened: _OpenedSource) -> Dataset:
-    """Check the trajectories of a task on a grid, and compute their statistics."""
+def _checked_transient_dataset(opened: _OpenedSource) -> Dataset:
+    """Return the dataset of a transient task on a grid, checked in one pass."""
     task_cfg, source, splits, trained_task = opened.task_cfg, opened.source, opened.splits, opened.trained_task
-    axes, periodic = source.grid.axes, opened.periodic
+    axes, periodic = source.grid.axes, opened.periodic_axes
     conserved = declared_properties.name_indices(
         task_cfg.conserved, task_cfg.channels, f"data.tasks.{task_cfg.name}.conserved"
     )
@@ -396,7 +387,7 @@ def _scan_transient(opened: _OpenedSource) -> Dataset:
             if trained_task is None:
                 drift.update(ids[training], fields[training])
                 edges.update(fields[training])
-    notes = opened.notes(content)
+    notes = opened.check_content(content)
     if trained_task is None:
         statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
         task = opened.new_task(statistics, conserved=conserved, symmetries=symmetries)
@@ -407,15 +398,15 @@ def _scan_transient(opened: _OpenedSource) -> Dataset:
             task_cfg, source, symmetries, task.periodic, splits.train, coefficients
         )
     else:
-        task, differences = _on_grid(trained_task, source, opened.stride)
+        task, differences = _grid_task_and_notes(trained_task, source, opened.stride)
         notes += differences
-    return opened.dataset(task, content, notes, moments.change)
+    return opened.dataset(task, content, notes, moments.relative_change)
 
 
-def _scan_steady(opened: _OpenedSource) -> Dataset:
-    """Check the inputs and solutions of a steady task on a grid, and compute their statistics."""
+def _checked_steady_dataset(opened: _OpenedSource) -> Dataset:
+    """Return the dataset of a steady task on a grid, checked in one pass over its inputs and solutions."""
     task_cfg, source = opened.task_cfg, opened.source
-    periodic, inputs = opened.periodic, source.input_channels
+    periodic, inputs = opened.periodic_axes, source.input_channels
     if task_cfg.conserved:
         raise ConfigError(
             f"key `data.tasks.{task_cfg.name}.conserved`: a steady solution does not change in time, so nothing can be "
@@ -433,7 +424,7 @@ def _scan_steady(opened: _OpenedSource) -> Dataset:
             moments.update(pairs[training])
             if opened.trained_task is None:
                 edges.update(pairs[training])
-    notes = opened.notes(content)
+    notes = opened.check_content(content)
     if opened.trained_task is None:
         statistics = moments.steady_statistics(opened.cfg.data.normalize, channels)
         input_statistics = zip(inputs, statistics.mean, statistics.std, strict=False)
@@ -449,63 +440,64 @@ def _scan_steady(opened: _OpenedSource) -> Dataset:
         if symmetries:
             notes.append(f"{task_cfg.name}: the symmetries of a steady task are not tested on the data")
     else:
-        task, differences = _on_grid(opened.trained_task, source, 1)
+        task, differences = _grid_task_and_notes(opened.trained_task, source, 1)
         notes += differences
-    return opened.dataset(task, content, notes, moments.change)
+    return opened.dataset(task, content, notes, moments.relative_change)
 
 
-def _scan_points(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
-    """Check the trajectories of a task on a point cloud, and compute their statistics."""
+def _checked_point_dataset(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
+    """Return the dataset of a task on a point cloud, checked in one pass."""
     task_cfg, source, trained_task = opened.task_cfg, opened.source, opened.trained_task
     if not isinstance(source, ScatteredSource):
         raise DataError(
-            f"{source.name}: a task on a point cloud must have one file, with trajectories in time; give "
-            f"data.tasks.{task_cfg.name}.path one file"
+            f"{source.name}: the data of a task on a point cloud must be a single file of transient trajectories; set "
+            f"`data.tasks.{task_cfg.name}.path` to such a file"
         )
     for key, reason in _GRID_ONLY_KEYS.items():
         if getattr(task_cfg, key):
             raise ConfigError(
                 f"key `data.tasks.{task_cfg.name}.{key}`: does not apply to a point cloud ({reason}); remove it"
             )
-    periodic = opened.periodic
+    periodic = opened.periodic_axes
     moving = declared_properties.name_indices(cloud.position_channels, source.channel_names, "channels")
     if periodic and cloud.box_from_points and trained_task is None:
         raise DataError(
-            f"{source.name}: has no `box`, which gives the period of {', '.join(task_cfg.periodic)}; write the file in "
-            "the layout of points with a `box`"
+            f"{source.name}: has no `box`, whose sides are the periods of {', '.join(task_cfg.periodic)}; write a "
+            "dataset `box` to the file"
         )
+    domain = cloud if trained_task is None else trained_task
     content = ContentScan(source)
     moments = Moments(source.name, source.frames, source.channels, opened.stride)
     input_moments = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
     for ids, fields in trajectory_chunks(source):
         points, inputs = source.points(ids), source.read_input_fields(ids)
         if not np.isfinite(inputs).all():
-            raise DataError(f"{source.name}: `inputs` contains NaN or Inf; correct the file")
+            raise DataError(f"{source.name}: the group `inputs` contains NaN or Inf; correct the file")
         if moving:
-            _check_unwrapped(source, fields, points, cloud if trained_task is None else trained_task, periodic)
+            _check_unwrapped_positions(source, fields, points, domain, periodic)
         else:
-            check_inside(source.name, points, cloud if trained_task is None else trained_task, periodic)
+            check_points_inside(source.name, points, domain, periodic)
         for values in (points.coords, points.mask, inputs):
-            content.add(values)
+            content.add_to_fingerprint(values)
         training = np.isin(ids, opened.splits.train)
         if content.update(ids, fields) and training.any():
             moments.update(fields[training], points.mask[training])
             if source.input_channels:
                 # `Moments` takes trajectories: input fields do not change, so two equal frames stand for one.
                 input_moments.update(np.repeat(inputs[training, None], 2, axis=1), points.mask[training])
-    notes = opened.notes(content)
+    notes = opened.check_content(content)
     if trained_task is None:
         statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
-        task_inputs = _scaled_inputs(source.input_channels, input_moments)
+        task_inputs = _inputs_with_statistics(source.input_channels, input_moments)
         task = opened.new_task(statistics, inputs=task_inputs, box=cloud.box, moving=moving)
     else:
-        task, differences = _on_points(trained_task, source, opened.stride)
+        task, differences = _point_task_and_notes(trained_task, source, opened.stride)
         notes += differences
-    return opened.dataset(task, content, notes, moments.change)
+    return opened.dataset(task, content, notes, moments.relative_change)
 
 
-def _on_grid(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
-    """Return a trained task on the grid and time step of a source, and notes on what differs."""
+def _grid_task_and_notes(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
+    """Return the task of a trained model with the grid and time step of a source, and a note on each difference."""
     grid, dt = source.grid, source.grid.dt * stride
     notes = []
     if not np.isclose(dt, trained_task.dt, rtol=1e-5, atol=0):
@@ -520,13 +512,13 @@ def _on_grid(trained_task: Task, source: Source, stride: int) -> tuple[Task, lis
     return replace(trained_task, shape=grid.shape, origin=grid.origin, spacing=grid.spacing, dt=dt), notes
 
 
-def _on_points(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
-    """Return a trained task on the points and time step of a source, and notes on what differs."""
+def _point_task_and_notes(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
+    """Return the task of a trained model with the points and time step of a source, and a note if the step differs."""
     names = tuple(item.name for item in trained_task.inputs)
     if names != source.input_channels:
         raise DataError(
-            f"{source.name}: has the input fields {', '.join(source.input_channels) or 'none'}, but the run was "
-            f"trained with {', '.join(names) or 'none'}; write those in the group `inputs`"
+            f"{source.name}: has the input fields {', '.join(source.input_channels) or 'none'}, but the model was "
+            f"trained with {', '.join(names) or 'none'}; write exactly the latter to the group `inputs`"
         )
     dt = source.grid.dt * stride
     if np.isclose(dt, trained_task.dt, rtol=1e-5, atol=0):
@@ -535,7 +527,7 @@ def _on_points(trained_task: Task, source: Source, stride: int) -> tuple[Task, l
     return replace(trained_task, shape=source.grid.shape, dt=dt), [note]
 
 
-def _scaled_inputs(names: tuple[str, ...], moments: Moments) -> tuple[Input, ...]:
+def _inputs_with_statistics(names: tuple[str, ...], moments: Moments) -> tuple[Input, ...]:
     """Return the input fields with their mean and standard deviation; a constant field has standard deviation 1."""
     if not names:
         return ()
@@ -544,21 +536,21 @@ def _scaled_inputs(names: tuple[str, ...], moments: Moments) -> tuple[Input, ...
     return tuple(Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True))
 
 
-def _check_unwrapped(
+def _check_unwrapped_positions(
     source: Source,
     fields: Float[np.ndarray, "n t p c"],
     points: PointSet,
-    box: PointCloud | Task,
+    domain: PointCloud | Task,
     periodic: tuple[int, ...],
 ) -> None:
-    """Raise `DataError` for a position that jumps by a period, which would count as a step across the whole box."""
+    """Raise `DataError` if the position of a moving point jumps by a period, since it must continue past the box."""
     exists = points.mask[:, None] > 0
     for axis in periodic:
         channel = source.channel_names.index(source.grid.axes[axis])
-        jumps = (np.abs(np.diff(fields[..., channel], axis=1)) > box.box[axis] / 2) & exists
+        jumps = (np.abs(np.diff(fields[..., channel], axis=1)) > domain.box[axis] / 2) & exists
         if jumps.any():
             _, frame, point = (int(values[0]) for values in np.nonzero(jumps))
             raise DataError(
                 f"{source.name}: point {point} jumps by more than half of the box along {source.grid.axes[axis]} after "
-                f"frame {frame} of a trajectory; write unwrapped positions, which continue beyond a periodic side"
+                f"frame {frame} of a trajectory; write positions that continue beyond the periodic sides of the box"
             )

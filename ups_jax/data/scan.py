@@ -17,17 +17,16 @@ _CHUNK_BYTES = 64 * 2**20
 
 
 def trajectory_bytes(source: Source) -> int:
-    """Return the size of one trajectory in memory, in bytes."""
+    """Return the size of the fields of one trajectory in memory, in bytes."""
     return 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
 
 
 def trajectory_chunks(
     source: Source, ids: Int[np.ndarray, " n"] | None = None
 ) -> Iterator[tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m t *s c"]]]:
-    """Yield the ids and fields of trajectories in chunks of about 64 MiB.
+    """Yield the ids and the fields of trajectories, in chunks of about 64 MiB.
 
     Args:
-        source: The trajectories.
         ids: Trajectories to read, in this order; all by default.
     """
     step = max(1, _CHUNK_BYTES // trajectory_bytes(source))
@@ -38,11 +37,11 @@ def trajectory_chunks(
 
 
 class ContentScan:
-    """An accumulator over chunks of trajectories that counts non-finite frames and hashes the content.
+    """An accumulator that counts frames with NaN or Inf, and hashes the content of a source, chunk by chunk.
 
     Attributes:
-        first_frames: Hash of the first frame of each trajectory, None if the frame is constant.
-        trajectories: Hash of all frames of each trajectory, None if the trajectory is constant.
+        first_frame_hashes: Hash of the first frame of each trajectory, None if the frame is constant.
+        trajectory_hashes: Hash of all frames of each trajectory, None if the trajectory is constant.
     """
 
     def __init__(self, source: Source) -> None:
@@ -50,11 +49,11 @@ class ContentScan:
         self._hash = hashlib.blake2b(digest_size=16)
         self._first_bad: tuple[int, int] | None = None
         self._bad_frames = 0
-        self.first_frames: list[bytes | None] = []
-        self.trajectories: list[bytes | None] = []
+        self.first_frame_hashes: list[bytes | None] = []
+        self.trajectory_hashes: list[bytes | None] = []
 
     def update(self, ids: Int[np.ndarray, " n"], fields: Float32[np.ndarray, "n t *s c"]) -> bool:
-        """Add a chunk; return whether all values so far are finite."""
+        """Add a chunk of trajectories; return whether all values up to now are finite."""
         finite = np.isfinite(fields).all(axis=tuple(range(2, fields.ndim)))
         if not finite.all():
             trajectory, frame = (int(values[0]) for values in np.nonzero(~finite))
@@ -62,22 +61,22 @@ class ContentScan:
             self._bad_frames += int((~finite).sum())
         self._hash.update(np.ascontiguousarray(fields).data)
         # Unrelated trajectories may share a constant first frame, such as a state of rest.
-        self.first_frames += [
+        self.first_frame_hashes += [
             None if (frame == frame.flat[0]).all() else hashlib.blake2b(frame.tobytes(), digest_size=16).digest()
             for frame in fields[:, 0]
         ]
-        self.trajectories += [
+        self.trajectory_hashes += [
             None if (frames == frames.flat[0]).all() else hashlib.blake2b(frames.tobytes(), digest_size=16).digest()
             for frames in fields
         ]
         return self._first_bad is None
 
-    def add(self, values: Float32[np.ndarray, "..."]) -> None:
-        """Add an array other than fields to the fingerprint, such as coordinates or inputs."""
+    def add_to_fingerprint(self, values: Float32[np.ndarray, "..."]) -> None:
+        """Include an array other than fields in the fingerprint, such as coordinates."""
         self._hash.update(np.ascontiguousarray(values).data)
 
     def check_finite(self) -> None:
-        """Raise `DataError` with the number of non-finite frames and the position of the first one."""
+        """Raise `DataError` if any frame has NaN or Inf, with their number and the position of the first one."""
         if self._first_bad is not None:
             trajectory, frame = self._first_bad
             raise DataError(
@@ -97,9 +96,9 @@ class ContentScan:
 
 
 def _size_text(source: Source) -> str:
-    """Return the sizes and the grid of a source as text for the fingerprint.
+    """Return the number of trajectories and frames, and the grid, as text for the fingerprint.
 
-    The text, with its old names of classes and fields, must not change: a run refuses to resume on data with another
+    The text must not change, although its class and field names are outdated: a run cannot resume on data with another
     fingerprint.
     """
     grid = source.grid
@@ -114,26 +113,22 @@ def _size_text(source: Source) -> str:
     return f"({source.trajectories!r}, {source.frames!r}, {text})"
 
 
-def check_overlap(content: ContentScan, splits: Splits, name: str) -> list[str]:
-    """Check that no test or validation trajectory is also a training trajectory.
-
-    Trajectories of one file may start from the same frame: this is only reported in a note.
+def check_overlap(content: ContentScan, splits: Splits, source_name: str) -> list[str]:
+    """Check that no test or validation trajectory equals a training trajectory, or starts from the same frame.
 
     Args:
         content: Hashes of all trajectories.
-        splits: Splits of the trajectories.
-        name: Name of the data in messages.
+        source_name: Name of the data in messages.
 
     Returns:
-        Notes for the user.
+        A note if trajectories start from the same frame, without separate test files.
 
     Raises:
-        DataError: A trajectory is in two splits, or a trajectory of separate test files starts from the same frame as
-            a training trajectory.
+        DataError: Trajectories are equal, or those of separate test files start from the same frame.
     """
     digests_by_relation = {
-        "are identical to": content.trajectories,
-        "start from the same frame as": content.first_frames,
+        "are identical to": content.trajectory_hashes,
+        "start from the same frame as": content.first_frame_hashes,
     }
     for relation, digests in digests_by_relation.items():
         training = {digests[index]: index for index in splits.train.tolist() if digests[index] is not None}
@@ -141,15 +136,15 @@ def check_overlap(content: ContentScan, splits: Splits, name: str) -> list[str]:
             repeated = [index for index in splits.ids(split).tolist() if digests[index] in training]
             if not repeated:
                 continue
-            message = f"{name}: {len(repeated)} {split} trajectories {relation} training trajectories"
+            message = f"{source_name}: {len(repeated)} {split} trajectories {relation} training trajectories"
             separate_files = splits.has_test_files and split == "test"
-            if digests is content.first_frames and not separate_files:
+            if digests is content.first_frame_hashes and not separate_files:
                 return [message]
             # Ids count over all files; the message counts within the test files.
             first = repeated[0] - (int(splits.test[0]) if separate_files else 0)
             files = (" of the test files", " of the training files") if separate_files else ("", "")
             raise DataError(
                 f"{message} (first: trajectory {first}{files[0]} and {training[digests[repeated[0]]]}{files[1]}); "
-                "remove them"
+                f"remove these {split} trajectories"
             )
     return []

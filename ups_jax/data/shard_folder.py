@@ -1,7 +1,7 @@
-"""Folders of shards, which are files of whole trajectories, beside a JSON manifest with the checksum of each shard.
+"""Folders of shards (files of whole trajectories) with a JSON manifest that lists the checksum of each shard.
 
-Shared by cached latents (`latent_cache`) and converted data (`sources.shards`): reading manifests, checking shards, and
-writing a folder such that an interrupted command continues after the last complete shard.
+Cached latents (`latent_cache`) and converted data (`sources.shards`) are such folders. If a command that writes one is
+interrupted, the same command continues after the last complete shard.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.files import crc32, path_inside, read_json, storage_error, write_atomically
 from ups_jax.core.locks import lock_directory
 
-# Name of the manifest of an incomplete folder.
+# Name of the manifest of an unfinished folder, which lists the shards that are complete.
 UNFINISHED = "unfinished.json"
 
 
@@ -34,8 +34,8 @@ class Shard:
     Attributes:
         file: Name of the file in the folder.
         trajectories: Number of trajectories.
-        bytes: Size of the file.
-        crc32: CRC-32 checksum of all bytes.
+        bytes: Size of the file in bytes.
+        crc32: CRC-32 checksum of the file.
     """
 
     file: str
@@ -45,7 +45,7 @@ class Shard:
 
 
 class ShardManifest:
-    """The base class of manifests, which are frozen dataclasses with at least these fields.
+    """The base class of manifests; every subclass is a frozen dataclass with at least these fields.
 
     Attributes:
         trajectories: Number of trajectories in the folder.
@@ -59,64 +59,59 @@ class ShardManifest:
 
     @property
     def digest(self) -> str:
-        """32 hex digits over all fields, which include the checksums of the shards."""
+        """A hash of all fields, including the checksums of the shards, as 32 hex digits."""
         text = json.dumps(self.as_json(), sort_keys=True).encode()
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     @property
     def text(self) -> str:
-        """The content of the manifest file, JSON."""
+        """The content of the manifest file: the fields and their `digest` as JSON."""
         return json.dumps({"digest": self.digest, **self.as_json()}, indent=1) + "\n"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields by their keys in the JSON file."""
+        """Return the fields as JSON values, by their keys in the manifest file."""
         return asdict(self)  # type: ignore[call-overload]
 
 
 M = TypeVar("M", bound=ShardManifest)
 
 
-def is_intact(path: Path, shard: Shard) -> bool:
-    """Return whether a shard of the folder `path` exists and has the size and checksum of the manifest."""
-    file = path / shard.file
+def is_shard_intact(folder: Path, shard: Shard) -> bool:
+    """Return whether the file of a shard exists in a folder and has the size and checksum that `shard` states."""
+    file = folder / shard.file
     return file.is_file() and file.stat().st_size == shard.bytes and crc32(file) == shard.crc32
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardFolder(Generic[M]):
-    """A kind of shard folder, with functions that read and write folders of this kind.
+class ShardFolderFormat(Generic[M]):
+    """The format of one kind of shard folder, with methods that read and write folders in this format.
 
     Attributes:
-        manifest: Class of the manifest.
-        name: File name of the manifest.
-        pattern: Pattern of the file names of shards.
-        activity: Name of the process that fills the folder, for messages.
-        hint: How to make the folder again, for messages.
-        check: Raises `DataError` for an invalid manifest. Its arguments are the manifest's file and the manifest.
+        manifest_name: File name of the manifest.
+        shard_pattern: Pattern of the file names of shards, such as `data-*.array_record`.
+        activity: Noun for the writing of a folder in messages, such as `conversion`.
+        hint: Remedy for a damaged folder in messages.
+        check_manifest: Takes the path of a manifest and the manifest; raises `DataError` if it is invalid.
     """
 
-    manifest: type[M]
-    name: str
-    pattern: str
+    manifest_class: type[M]
+    manifest_name: str
+    shard_pattern: str
     activity: str
     hint: str
-    check: Callable[[Path, M], None]
+    check_manifest: Callable[[Path, M], None]
 
-    def read(self, path: Path, name: str = "") -> M:
-        """Return the manifest of a folder.
-
-        Args:
-            path: The folder.
-            name: File name of the manifest, by default that of a complete folder.
+    def read_manifest(self, path: Path, name: str = "") -> M:
+        """Return the manifest in the file `name` of a folder, by default the manifest of a complete folder.
 
         Raises:
-            DataError: There is no such manifest, or it is damaged or was changed after it was written.
+            DataError: There is no such file, or it is damaged or was changed after it was written.
         """
-        file = path / (name or self.name)
+        file = path / (name or self.manifest_name)
         try:
             content: dict[str, Any] = read_json(file)
             digest = content.pop("digest")
-            manifest = TypeAdapter(self.manifest).validate_python(content)
+            manifest = TypeAdapter(self.manifest_class).validate_python(content)
         except FileNotFoundError:
             if (path / UNFINISHED).is_file():
                 again = "run the same command again to continue"
@@ -124,42 +119,41 @@ class ShardFolder(Generic[M]):
             raise DataError(f"{path}: has no {file.name}; {self.hint}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
             raise DataError(f"{file}: cannot be read ({first_line(error)}); {self.hint}") from None
-        self.check(file, manifest)
+        self.check_manifest(file, manifest)
         for shard in manifest.shards:
             path_inside(file, "shards.file", shard.file, DataError)
         if digest != manifest.digest:
             raise DataError(f"{file}: was changed after it was written; {self.hint}")
         return manifest
 
-    def exists(self, path: Path) -> bool:
+    def has_manifest(self, path: Path) -> bool:
         """Return whether a folder has a manifest, complete or unfinished."""
-        return any((path / name).is_file() for name in (self.name, UNFINISHED))
+        return any((path / name).is_file() for name in (self.manifest_name, UNFINISHED))
 
     @contextlib.contextmanager
     def lock(self, path: Path, *, overwrite: bool) -> Iterator[None]:
-        """Lock a folder for writing.
+        """Lock a folder for writing while the context is open, which prevents other processes from writing to it.
 
         Args:
-            path: The folder.
-            overwrite: Delete its manifest and shards.
+            overwrite: Delete the manifest and shards of the folder.
 
         Raises:
-            DataError: The folder contains other files.
+            DataError: The folder contains other files, but no manifest.
             ConfigError: Another process is writing to the folder.
             StorageError: The folder cannot be written.
         """
-        manifests = (self.name, UNFINISHED)
+        manifests = (self.manifest_name, UNFINISHED)
         try:
             names = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
         except OSError as error:
             raise storage_error(path, error) from None
         unrelated = [
-            name for name in names if name[0] != "." and name not in manifests and not fnmatch(name, self.pattern)
+            name for name in names if name[0] != "." and name not in manifests and not fnmatch(name, self.shard_pattern)
         ]
-        if unrelated and not self.exists(path):
+        if unrelated and not self.has_manifest(path):
             raise DataError(f"{path}: contains other files ({', '.join(unrelated[:3])}); give a new folder")
         with lock_directory(path, "wait for it, or give another folder"):
-            for pattern in (*manifests, self.pattern, f".{self.pattern}.tmp") if overwrite else ():
+            for pattern in (*manifests, self.shard_pattern, f".{self.shard_pattern}.tmp") if overwrite else ():
                 for file in path.glob(pattern):
                     try:
                         file.unlink()
@@ -168,43 +162,42 @@ class ShardFolder(Generic[M]):
             yield
 
     def completed_shards(self, path: Path, check_same: Callable[[M], None]) -> tuple[Shard, ...]:
-        """Return the shards that an interrupted command has written, up to the first damaged one.
+        """Return the shards that an interrupted command has written to a folder, up to the first damaged one.
 
         Args:
-            path: The folder.
-            check_same: Raises `DataError` if the manifest of that command differs from that of this one.
+            check_same: Takes the manifest of that command; raises `DataError` if it differs from the one to be written.
         """
         if not (path / UNFINISHED).is_file():
             return ()
-        manifest = self.read(path, UNFINISHED)
+        manifest = self.read_manifest(path, UNFINISHED)
         check_same(manifest)
-        return tuple(itertools.takewhile(partial(is_intact, path), manifest.shards))
+        return tuple(itertools.takewhile(partial(is_shard_intact, path), manifest.shards))
 
-    def write(
+    def write_missing_shards(
         self,
         path: Path,
         plan: M,
-        done: tuple[Shard, ...],
+        completed_shards: tuple[Shard, ...],
         write_shard: Callable[[int], Shard],
-        complete: Callable[[M], M] = lambda manifest: manifest,
+        finish_manifest: Callable[[M], M] = lambda manifest: manifest,
     ) -> None:
-        """Write the missing shards, then the manifest. After each shard, progress is recorded in `UNFINISHED`.
+        """Write the missing shards to a locked folder, and after each one the unfinished manifest; then the final one.
 
         Args:
-            path: The folder, locked.
             plan: The manifest without shards.
-            done: The shards that an interrupted command has written.
-            write_shard: Writes the shard whose first trajectory has this id.
-            complete: Adds fields to the manifest that depend on all shards.
+            completed_shards: The shards that exist already.
+            write_shard: Takes the id of the first trajectory of a shard, and writes the shard.
+            finish_manifest: Sets those fields of the final manifest that depend on all shards.
         """
-        for first in range(sum(shard.trajectories for shard in done), plan.trajectories, plan.shard_trajectories):
-            done = (*done, write_shard(first))
-            write_atomically(path / UNFINISHED, _with_shards(plan, done).text)
-        write_atomically(path / self.name, complete(_with_shards(plan, done)).text)
-        self.clear_progress(path)
+        shards = completed_shards
+        for first in range(sum(shard.trajectories for shard in shards), plan.trajectories, plan.shard_trajectories):
+            shards = (*shards, write_shard(first))
+            write_atomically(path / UNFINISHED, _with_shards(plan, shards).text)
+        write_atomically(path / self.manifest_name, finish_manifest(_with_shards(plan, shards)).text)
+        self.delete_unfinished_manifest(path)
 
-    def clear_progress(self, path: Path) -> None:
-        """Delete the record of progress, which remains if a command is killed after it has written the manifest."""
+    def delete_unfinished_manifest(self, path: Path) -> None:
+        """Delete the unfinished manifest, which is left if a command is killed right after writing the final one."""
         (path / UNFINISHED).unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ class Splits:
         train: Training trajectories.
         val: Validation trajectories.
         test: Test trajectories.
-        has_test_files: Whether the test trajectories come from files of their own.
+        has_test_files: Whether the test trajectories come from separate files.
     """
 
     train: Int[np.ndarray, " n"]
@@ -44,49 +44,40 @@ class Splits:
             raise ValueError("splits share trajectories")
 
     def ids(self, split: Split) -> Int[np.ndarray, " n"]:
-        """Return the trajectory ids of a split by its name."""
+        """Return the trajectory ids of one split."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
-def random_split(trajectories: int, cfg: SplitConfig, name: str) -> Splits:
-    """Split trajectories at random, by the configured shares and seed.
-
-    Args:
-        trajectories: Number of trajectories.
-        cfg: Shares of validation and test, and the seed.
-        name: Name of the data in messages.
+def random_split(trajectories: int, cfg: SplitConfig, source_name: str) -> Splits:
+    """Split a number of trajectories at random, by the configured shares and seed.
 
     Raises:
         DataError: There are too few trajectories for three splits.
     """
-    val, test = _counts(trajectories, cfg, name)
-    return _cut(_shuffled(trajectories, cfg.seed), val, test)
+    val, test = _val_and_test_counts(trajectories, cfg, source_name)
+    return _split_ordered_ids(_shuffled_ids(trajectories, cfg.seed), val, test)
 
 
-def split_by_position(trajectories: int, cfg: SplitConfig, name: str, *, test_last: bool) -> Splits:
-    """Take the first trajectories of a file for test, the next ones for validation, and the others for training.
+def split_by_position(trajectories: int, cfg: SplitConfig, source_name: str, *, test_last: bool) -> Splits:
+    """Take the first trajectories for test, the next ones for validation, and the others for training.
 
-    Args:
-        trajectories: Number of trajectories.
-        cfg: Shares of validation and test.
-        name: Name of the data in messages.
-        test_last: Count from the last trajectory instead.
+    If `test_last`, take the last trajectories for test and those before them for validation.
 
     Raises:
         DataError: There are too few trajectories for three splits.
     """
-    val, test = _counts(trajectories, cfg, name)
+    val, test = _val_and_test_counts(trajectories, cfg, source_name)
     order = np.arange(trajectories)
-    return _cut(order[::-1] if test_last else order, val, test)
+    return _split_ordered_ids(order[::-1] if test_last else order, val, test)
 
 
-def split_by_hash(keys: Sequence[str], cfg: SplitConfig, name: str) -> Splits:
+def split_by_hash(keys: Sequence[str], cfg: SplitConfig, source_name: str) -> Splits:
     """Assign each trajectory to a split by a hash of its key and the seed, independent of the other trajectories.
 
     Args:
         keys: A unique text for each trajectory.
-        cfg: Shares of validation and test, and the seed.
-        name: Name of the data in messages.
+        cfg: Approximate shares of validation and test, and the seed.
+        source_name: Name of the data in messages.
 
     Raises:
         DataError: A split would be empty.
@@ -98,21 +89,20 @@ def split_by_hash(keys: Sequence[str], cfg: SplitConfig, name: str) -> Splits:
     for role, mask in selected.items():
         if not mask.any():
             raise DataError(
-                f"{name}: data.split.method=hash assigns none of {len(keys)} trajectories to {role}; raise "
-                "data.split.val and data.split.test, or use data.split.method=random"
+                f"{source_name}: `data.split.method=hash` assigns none of {len(keys)} trajectories to {role}; raise "
+                "`data.split.val` and `data.split.test`, or set `data.split.method=random`"
             )
     ids = [np.flatnonzero(mask) for mask in selected.values()]
     return Splits(train=ids[0], val=ids[1], test=ids[2])
 
 
-def split_by_files(sizes: Mapping[str, int], cfg: SplitConfig, name: str) -> Splits:
-    """Use the files of each split as they are; without validation files, draw validation from the training files.
+def split_by_files(sizes: Mapping[str, int], cfg: SplitConfig, source_name: str) -> Splits:
+    """Split trajectories by the files that they come from; without validation files, draw some from the training files.
 
     Args:
-        sizes: Number of trajectories in the files of `train`, `val` (optional) and `test`. Trajectory ids are numbered
-            in this order.
+        sizes: Number of trajectories in the files of `train`, `val` (optional) and `test`, in the order of their ids.
         cfg: Share of validation, and the seed.
-        name: Name of the data in messages.
+        source_name: Name of the data in messages.
 
     Raises:
         DataError: A split would be empty.
@@ -121,21 +111,24 @@ def split_by_files(sizes: Mapping[str, int], cfg: SplitConfig, name: str) -> Spl
     ids = {role: np.arange(end - size, end) for (role, size), end in zip(sizes.items(), ends.tolist(), strict=True)}
     if "val" in ids:
         if min(sizes.values()) < 1:
-            raise DataError(f"{name}: the files contain {dict(sizes)} trajectories; each split needs at least 1")
+            counts = ", ".join(f"{role} {size}" for role, size in sizes.items())
+            raise DataError(
+                f"{source_name}: the files contain too few trajectories ({counts}); give each split 1 or more"
+            )
         return Splits(train=ids["train"], val=ids["val"], test=ids["test"], has_test_files=True)
     train_count, test_count = sizes["train"], sizes["test"]
     val = _share_count(cfg.val, train_count)
     if train_count < val + 1 or test_count < 1:
         raise DataError(
-            f"{name}: the files contain {train_count} training and {test_count} test trajectories; at least {val + 1} "
-            f"and 1 are needed (data.split.val={cfg.val})"
+            f"{source_name}: the files contain {train_count} training and {test_count} test trajectories, but with "
+            f"`data.split.val={cfg.val}` at least {val + 1} and 1 are needed; add trajectories"
         )
-    order = _shuffled(train_count, cfg.seed)
+    order = _shuffled_ids(train_count, cfg.seed)
     return Splits(train=np.sort(order[val:]), val=np.sort(order[:val]), test=ids["test"], has_test_files=True)
 
 
 def concatenate_splits(file_splits: Sequence[Splits], sizes: Sequence[int]) -> Splits:
-    """Combine the splits of several files into the splits of their concatenated trajectories.
+    """Combine the splits of several files into splits of their concatenated trajectories.
 
     Args:
         file_splits: Splits of each file, with ids that start from 0.
@@ -149,17 +142,16 @@ def concatenate_splits(file_splits: Sequence[Splits], sizes: Sequence[int]) -> S
     return Splits(train=roles["train"], val=roles["val"], test=roles["test"])
 
 
-def read_split(path: str | Path, trajectories: int, name: str, task: str) -> Splits:
-    """Read the splits of a task from a JSON file, as a run writes it to `split.json`.
+def read_split(path: str | Path, trajectories: int, source_name: str, task: str) -> Splits:
+    """Read the splits of the task `task` from the `split.json` of a run.
 
     Args:
-        path: File with the record of `split_record`, or with such records of several tasks by name.
+        path: JSON file with a `split_record`, or with one for each of several tasks by name.
         trajectories: Number of trajectories in the data.
-        name: Name of the data in messages.
-        task: Name of the task.
+        source_name: Name of the data in messages.
 
     Raises:
-        DataError: The file cannot be read, or is the split of other data.
+        DataError: The file cannot be read, or has another number of trajectories.
     """
     try:
         content = read_json(Path(path))
@@ -177,63 +169,66 @@ def read_split(path: str | Path, trajectories: int, name: str, task: str) -> Spl
         raise DataError(f"{path}: is not a split file ({reason}); give the split.json of a run") from None
     if count != trajectories or not ((ids >= 0) & (ids < trajectories)).all():
         raise DataError(
-            f"{path}: splits {count} trajectories, but {name} contains {trajectories}; give the split file of this data"
+            f"{path}: splits {count} trajectories, but {source_name} contains {trajectories}; give the split file of "
+            "these data"
         )
     return result
 
 
-def split_off_fold(train: Int[np.ndarray, " n"], share: float, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+def split_predictor_and_corrector(
+    train_ids: Int[np.ndarray, " n"], share: float, seed: int, source_name: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Divide the training trajectories between a predictor and its corrector.
 
     Args:
-        train: Ids of the training trajectories.
+        train_ids: Ids of the training trajectories.
         share: Share of the corrector, `diffusion.fold`.
         seed: Seed of the random division.
-        name: Name of the data in messages.
+        source_name: Name of the data in messages.
 
     Returns:
-        The ids for the predictor and the ids that are held out for the corrector.
+        The ids for the predictor and the ids for the corrector.
 
     Raises:
         DataError: No trajectory is left for the predictor.
     """
-    held_out = _share_count(share, len(train))
-    if held_out >= len(train):
+    held_out = _share_count(share, len(train_ids))
+    if held_out >= len(train_ids):
         raise DataError(
-            f"{name}: none of the {len(train)} training trajectories is left for the predictor with "
-            f"diffusion.fold={share:g}; lower it, or add training trajectories"
+            f"{source_name}: none of the {len(train_ids)} training trajectories is left for the predictor with "
+            f"`diffusion.fold={share:g}`; lower the key, or add training trajectories"
         )
-    order = philox_generator(philox_key(seed, "fold")).permutation(len(train))
-    return train[np.sort(order[held_out:])], train[np.sort(order[:held_out])]
+    order = philox_generator(philox_key(seed, "fold")).permutation(len(train_ids))
+    return train_ids[np.sort(order[held_out:])], train_ids[np.sort(order[:held_out])]
 
 
 def split_record(splits: Splits, trajectories: int) -> dict[str, Any]:
-    """Return the content of a split file: the number of trajectories, and the ids of each split."""
+    """Return the splits as JSON values: the number of trajectories, and the ids of each split."""
     ids_by_role = {role: getattr(splits, role).tolist() for role in ("train", "val", "test")}
     return {"trajectories": trajectories} | ids_by_role
 
 
-def _counts(trajectories: int, cfg: SplitConfig, name: str) -> tuple[int, int]:
+def _val_and_test_counts(trajectories: int, cfg: SplitConfig, source_name: str) -> tuple[int, int]:
     """Return the numbers of validation and test trajectories; raise `DataError` if none is left for training."""
     val, test = _share_count(cfg.val, trajectories), _share_count(cfg.test, trajectories)
     if trajectories < val + test + 1:
         raise DataError(
-            f"{name}: contains {trajectories} trajectories, but the split needs at least {val + test + 1} "
-            f"(data.split.val={cfg.val}, data.split.test={cfg.test})"
+            f"{source_name}: contains {trajectories} trajectories, but with `data.split.val={cfg.val}` and "
+            f"`data.split.test={cfg.test}` at least {val + test + 1} are needed; add trajectories"
         )
     return val, test
 
 
-def _cut(order: Int[np.ndarray, " n"], val: int, test: int) -> Splits:
-    """Split ordered ids: the first `test` ids for test, the next `val` for validation, the rest for training."""
-    return Splits(train=np.sort(order[val + test :]), val=np.sort(order[test : val + test]), test=np.sort(order[:test]))
+def _split_ordered_ids(ids: Int[np.ndarray, " n"], val: int, test: int) -> Splits:
+    """Take the first `test` ids for test, the next `val` ids for validation, and the others for training."""
+    return Splits(train=np.sort(ids[val + test :]), val=np.sort(ids[test : val + test]), test=np.sort(ids[:test]))
 
 
 def _share_count(share: float, trajectories: int) -> int:
-    """Return the number of trajectories in a share, rounded and at least 1."""
+    """Return the share of a number of trajectories, rounded, but at least 1."""
     return max(1, round(share * trajectories))
 
 
-def _shuffled(trajectories: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Return a random permutation of the trajectory ids."""
+def _shuffled_ids(trajectories: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Return the ids of this number of trajectories in random order."""
     return np.random.default_rng(abs(seed)).permutation(trajectories)

@@ -15,17 +15,17 @@ _CONSTANT = 1e-6
 
 
 class Moments:
-    """An accumulator of the moments of fields and of their changes over `stride` frames.
+    """An accumulator of mean, rms and standard deviation of fields, and of their changes over `stride` frames.
 
     Args:
-        name: Name of the data in messages.
-        frames: Stored frames of a trajectory.
+        source_name: Name of the data in messages.
+        frames: Number of stored frames in a trajectory.
         channels: Number of channels.
-        stride: Stored frames of one model step.
+        stride: Model step in stored frames.
     """
 
-    def __init__(self, name: str, frames: int, channels: int, stride: int) -> None:
-        self._name = name
+    def __init__(self, source_name: str, frames: int, channels: int, stride: int) -> None:
+        self._source_name = source_name
         self._stride = stride
         self._count = 0
         self._trajectories = 0
@@ -33,10 +33,10 @@ class Moments:
         self._change = np.zeros(max(0, frames - stride))
 
     def update(self, fields: Float[np.ndarray, "n t *s c"], mask: Float[np.ndarray, "n *s"] | None = None) -> None:
-        """Add trajectories.
+        """Add the fields of further trajectories.
 
         Args:
-            fields: Fields, which must be 0 at the points that the mask excludes.
+            fields: Fields, which must be 0 where `mask` is 0.
             mask: 1 for points that count, 0 for padding; all points count by default.
         """
         exact = fields.astype(np.float64)
@@ -68,16 +68,14 @@ class Moments:
         return np.sqrt(np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0.0))
 
     @property
-    def change(self) -> Float64[np.ndarray, " t"]:
-        """The mean over trajectories of ||u[t + stride] - u[t]|| / ||u[t]||, for each frame t that has a successor."""
+    def relative_change(self) -> Float64[np.ndarray, " t"]:
+        """The mean of ||u[t + stride] - u[t]|| / ||u[t]|| over trajectories and channels, for each frame t."""
         return self._change / self._trajectories
 
     def statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
-        """Return the statistics that normalise fields and one-step changes; raise `DataError` for a constant channel.
+        """Return the statistics that normalise fields and their changes in one model step.
 
-        Args:
-            normalize: How fields are normalised (`data.normalize`).
-            channels: Channel names for messages.
+        Raise `DataError` if one of the `channels` is constant. The value of `data.normalize` is `normalize`.
         """
         frames = len(self._change)
         pairs = self._count * frames // (frames + self._stride)
@@ -86,44 +84,43 @@ class Moments:
             if change <= _CONSTANT * rms or (normalize == "zscore" and std <= _CONSTANT * rms):
                 problem = "does not change in time" if std > _CONSTANT * rms else "is constant"
                 raise DataError(
-                    f"{self._name}: channel {name} {problem} "
-                    f"(rms {rms:.3g}, std {std:.3g}, rms change per step {change:.3g}); remove it from the channels"
+                    f"{self._source_name}: channel {name} {problem} "
+                    f"(rms {rms:.3g}, std {std:.3g}, rms change per step {change:.3g}); remove it from the task's "
+                    "`channels`"
                 )
-        return self._normaliser(normalize, delta)
+        return self._build_statistics(normalize, delta)
 
     def steady_statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
-        """Return the statistics of steady solutions, where `delta_std` is the standard deviation of the field.
+        """Return the statistics of steady solutions, in which `delta_std` is the standard deviation of the field.
 
-        Raise `DataError` for a constant channel. The arguments are those of `statistics`.
+        Raise `DataError` if one of the `channels` is constant.
         """
         deviations = self.std
         for name, rms, std in zip(channels, self.rms, deviations, strict=True):
             if std <= _CONSTANT * rms:
                 raise DataError(
-                    f"{self._name}: channel {name} is constant (rms {rms:.3g}); remove it from the channels"
+                    f"{self._source_name}: channel {name} is constant (rms {rms:.3g}); remove it from the task's "
+                    "`channels`"
                 )
-        return self._normaliser(normalize, deviations)
+        return self._build_statistics(normalize, deviations)
 
-    def _normaliser(self, normalize: Literal["zscore", "rms", "none"], delta: Float64[np.ndarray, " c"]) -> Statistics:
-        """Return the statistics for a normalisation method, with `delta` as `delta_std`."""
+    def _build_statistics(
+        self, normalize: Literal["zscore", "rms", "none"], delta_std: Float64[np.ndarray, " c"]
+    ) -> Statistics:
+        """Return the statistics for a method of normalisation: `none` for example has mean 0 and std 1."""
         mean = self._sum / self._count
         mean, std = {
             "zscore": (mean, self.std),
             "rms": (np.zeros_like(mean), self.rms),
             "none": (np.zeros_like(mean), np.ones_like(mean)),
         }[normalize]
-        return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()), delta_std=tuple(delta.tolist()))
+        return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()), delta_std=tuple(delta_std.tolist()))
 
 
-def coefficient_moments(values: Float32[np.ndarray, " n"], scale: str) -> tuple[float, float]:
-    """Return the mean and standard deviation of a coefficient on its scale.
+def coefficient_mean_and_std(values: Float32[np.ndarray, " n"], scale: str) -> tuple[float, float]:
+    """Return the mean and standard deviation of a coefficient on its scale, `linear` or `log10`.
 
-    Args:
-        values: Values of the training trajectories, without missing ones.
-        scale: `linear` or `log10`.
-
-    Returns:
-        Mean and standard deviation. The standard deviation is 1 if all values are equal. Without values: (0, 1).
+    The standard deviation is 1 if all values are equal. Without values, the result is (0, 1).
     """
     if not len(values):
         return 0.0, 1.0

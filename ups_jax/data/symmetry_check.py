@@ -1,9 +1,8 @@
-"""A test of whether the dynamics commute with the declared symmetries.
+"""A test of whether the dynamics in the data commute with the declared symmetries.
 
-A local law for the change of a frame is fitted on some trajectories, then evaluated on others before and after the
-symmetry. The law is a ridge regression on the neighbourhood of a point. Its features are the neighbours' values, these
-times each coefficient, and these times each channel of the point itself. If the symmetry holds, the error of the law
-is about the same before and after.
+On half of the trajectories, ridge regression fits a local law: it predicts the change of a point to the next frame from
+the values in its neighbourhood, and from their products with each coefficient and with each channel at the point. If a
+symmetry holds, applying it to the other half of the trajectories hardly changes the error of the law on them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Symmetry
 from ups_jax.data.sources.base import Source, read_trajectories
 
-# Limits of the trajectories, bytes and points that are used.
+# Largest numbers of trajectories, bytes and points that the test uses.
 _TRAJECTORIES = 32
 _BYTES = 256 * 2**20
 _POINTS = 12_000
@@ -42,16 +41,13 @@ def check_symmetries(
     *,
     first_index: int = 0,
 ) -> Iterator[str]:
-    """Yield notes about symmetries that cannot be tested on the data.
+    """Test symmetries on training trajectories; yield a note if the data do not suffice for the test.
 
     Args:
-        task_cfg: The task, for names in messages.
-        source: Trajectories of the task.
-        symmetries: The declared symmetries.
+        task_cfg: The task, for messages.
         periodic: Whether each axis is periodic.
-        train_ids: Ids of the training trajectories.
-        coefficients: Coefficients of all trajectories of the source, on any scale.
-        first_index: Index of the first of these symmetries in the configuration, for messages.
+        coefficients: PDE coefficients of all trajectories of the source, on any scale.
+        first_index: Index of `symmetries[0]` in the configuration, for messages.
 
     Raises:
         DataError: The data break a symmetry.
@@ -62,8 +58,8 @@ def check_symmetries(
     ids = train_ids[: max(2, min(_TRAJECTORIES, _BYTES // trajectory_bytes))]
     if len(ids) < 2:
         yield (
-            f"{task_cfg.name}: the declared symmetries were not tested on the data, which takes 2 training "
-            f"trajectories or more (there is {len(ids)})"
+            f"{task_cfg.name}: the declared symmetries were not tested on the data, because the test needs 2 or more "
+            f"training trajectories (there is {len(ids)})"
         )
         return
     fields = read_trajectories(source, ids).astype(np.float64)
@@ -73,9 +69,11 @@ def check_symmetries(
     values = (values - values.mean(axis=0)) / np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0)
     half = len(ids) // 2
     generator = np.random.default_rng(0)
-    law = _fit(*_samples(fields[:half], values[:half], periodic, generator))
+    law = _fit_law(*_sample_features_and_changes(fields[:half], values[:half], periodic, generator))
     test_fields, test_values = fields[half:], values[half:]
-    error_before = _relative_error(law, *_samples(test_fields, test_values, periodic, np.random.default_rng(1)))
+    error_before = _relative_error(
+        law, *_sample_features_and_changes(test_fields, test_values, periodic, np.random.default_rng(1))
+    )
     if error_before > _INFORMATIVE:
         yield (
             f"{task_cfg.name}: the declared symmetries were not tested on the data (the fitted local law explains only "
@@ -84,17 +82,19 @@ def check_symmetries(
         return
     for number, symmetry in enumerate(symmetries, first_index):
         mapped = apply_symmetry(test_fields, symmetry)
-        error_after = _relative_error(law, *_samples(mapped, test_values, periodic, np.random.default_rng(1)))
+        error_after = _relative_error(
+            law, *_sample_features_and_changes(mapped, test_values, periodic, np.random.default_rng(1))
+        )
         if error_after > _WORSE_RATIO * error_before + _WORSE_SUM:
             raise DataError(
-                f"{source.name}: the data break symmetry {number} of data.tasks.{task_cfg.name}.symmetries: the "
+                f"{source.name}: the data break the symmetry `data.tasks.{task_cfg.name}.symmetries.{number}` (the "
                 f"relative error of a fitted local law is {error_before:.2g} before and {error_after:.2g} after the "
-                "symmetry; remove it from the list"
+                "symmetry is applied); remove the symmetry"
             )
 
 
 def apply_symmetry(fields: Float64[np.ndarray, "n t *s c"], symmetry: Symmetry) -> Float64[np.ndarray, "n t *s c"]:
-    """Return the fields after a symmetry: reflected and negated, then with two axes and two channels swapped."""
+    """Return the fields with a symmetry applied: reflect axes, negate channels, swap two axes, swap two channels."""
     sign = np.ones(fields.shape[-1])
     sign[list(symmetry.negate)] = -1.0
     result = np.flip(fields, axis=tuple(2 + axis for axis in symmetry.reflect)) * sign
@@ -107,15 +107,15 @@ def apply_symmetry(fields: Float64[np.ndarray, "n t *s c"], symmetry: Symmetry) 
     return result
 
 
-def _samples(
+def _sample_features_and_changes(
     fields: Float64[np.ndarray, "n t *s c"],
     coefficients: Float64[np.ndarray, "n p"],
     periodic: Sequence[bool],
     generator: np.random.Generator,
 ) -> tuple[Float64[np.ndarray, "m f"], Float64[np.ndarray, "m c"]]:
-    """Return the features of random points, and the change of the fields there to the next frame.
+    """Return the features of the law at random points, and the changes of the fields there to the next frame.
 
-    On axes that are not periodic, points near the ends are left out so that the stencil fits.
+    No point is drawn so close to the end of an axis that is not periodic that its neighbourhood would not fit.
     """
     count, frames, *shape, channels = fields.shape
     radius = [min(_RADIUS[len(shape)], (points - 1) // 2) for points in shape]
@@ -140,8 +140,8 @@ def _samples(
     return features, fields[(row, time + 1, *centre)] - at_centre
 
 
-def _fit(features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "m c"]) -> Float64[np.ndarray, "f c"]:
-    """Return the weights of the ridge regression of the change on the features."""
+def _fit_law(features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "m c"]) -> Float64[np.ndarray, "f c"]:
+    """Return the weights of the local law, from a ridge regression of the change on the features."""
     gram = features.T @ features
     gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram)
     return np.linalg.solve(gram, features.T @ change)
@@ -150,6 +150,6 @@ def _fit(features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "m c"
 def _relative_error(
     law: Float64[np.ndarray, "f c"], features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "m c"]
 ) -> float:
-    """Return the norm of the law's error divided by the norm of the change, 0 if nothing changes."""
+    """Return the norm of the law's error divided by the norm of the change, or 0 if the change is 0."""
     total = np.linalg.norm(change)
     return float(np.linalg.norm(features @ law - change) / total) if total > 0 else 0.0

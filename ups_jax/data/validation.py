@@ -1,4 +1,4 @@
-"""All problems with the data of a configuration at once. Opening the data instead stops at the first problem."""
+"""A list of all problems with the data of a configuration, whereas opening the data stops at the first problem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ups_jax.data.symmetry_check import check_symmetries
 
 
 def data_problems(cfg: Config) -> list[str]:
-    """Return one message for each problem with the data of each task; empty if all data can be opened."""
+    """Return a message for each problem with the data of the configured tasks; empty if all data can be opened."""
     problems = [line for task_cfg in cfg.data.tasks for line in _task_problems(restrict_to_task(cfg, task_cfg.name))]
     if not problems:
         try:
@@ -36,7 +36,7 @@ def data_problems(cfg: Config) -> list[str]:
 
 
 def _task_problems(cfg: Config) -> list[str]:
-    """Return the problems with the data of a configuration's only task."""
+    """Return a message for each problem with the data of a configuration with one task."""
     task_cfg, problems = cfg.data.tasks[0], []
 
     def run_check(check: Callable[[], object]) -> None:
@@ -58,7 +58,7 @@ def _task_problems(cfg: Config) -> list[str]:
         source, splits = open_source(cfg, task_cfg)
     except UserError as error:
         return [str(error)]
-    run_check(lambda: open.check_shape(cfg, task_cfg, source, None))
+    run_check(lambda: open.check_source(cfg, task_cfg, source, None))
     run_check(lambda: read_conditions(task_cfg, source, splits.train, None))
     axes, key = source.grid.axes, f"data.tasks.{task_cfg.name}"
     for name in task_cfg.periodic:
@@ -80,7 +80,10 @@ def _task_problems(cfg: Config) -> list[str]:
 def _check_values(
     cfg: Config, task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
 ) -> None:
-    """Run each check of the field values by itself. Statistics leave out the trajectories with NaN or Inf."""
+    """Pass each check of the field values to `run_check`, which records its error.
+
+    Statistics leave out trajectories with NaN or Inf, so that one defect does not hide others.
+    """
     content = ContentScan(source)
     moments = Moments(source.name, source.frames, source.channels, cfg.training.time_stride)
     drift = declared_properties.MeanDrift(source.channels)

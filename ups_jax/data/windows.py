@@ -19,23 +19,22 @@ _EPOCH, _BATCH = 0, 1
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WindowPlan:
-    """The settings from which the windows of every batch of a stage are drawn.
+    """The settings by which the windows of one task are drawn in a stage.
 
     Attributes:
         key: Key of the random stream.
-        train: Ids of the training trajectories.
-        windows_per_trajectory: Windows of each trajectory in an epoch.
-        batch_size: Windows of a global batch.
+        windows_per_trajectory: Number of windows of each trajectory in an epoch.
+        batch_size: Number of windows in a batch, on all hosts together.
         offsets: Stored frames of a window, relative to its first one.
-        start_probabilities: Probability of each first frame.
-        shape: Grid points along each axis.
+        start_probabilities: Probability that a window starts at each of the stored frames 0, 1, ...
+        shape: Number of grid points along each axis.
         roll_axes: Whether windows are rolled by random shifts along each axis.
         channels: Number of channels.
         symmetries: Symmetries that are applied at random, each with probability 1/2.
     """
 
     key: tuple[int, int]
-    train: Int[np.ndarray, " n"]
+    train_ids: Int[np.ndarray, " n"]
     windows_per_trajectory: int
     batch_size: int
     offsets: Int[np.ndarray, " t"]
@@ -46,27 +45,27 @@ class WindowPlan:
     symmetries: tuple[Symmetry, ...]
 
     @property
-    def epoch_windows(self) -> int:
+    def windows_per_epoch(self) -> int:
         """The number of windows in an epoch."""
-        return len(self.train) * self.windows_per_trajectory
+        return len(self.train_ids) * self.windows_per_trajectory
 
     @cached_property
-    def cumulative(self) -> Float64[np.ndarray, " s"]:
-        """The cumulative distribution of the first frames."""
+    def start_cdf(self) -> Float64[np.ndarray, " s"]:
+        """The cumulative distribution function of the frame at which a window starts."""
         return np.cumsum(self.start_probabilities)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WindowDraw:
-    """The windows of a batch, and the augmentation of each one.
+    """The trajectory, frames and augmentation of each window in one or more batches.
 
-    Augmentation first flips and rolls the axes and multiplies the channels by signs, all indexed as in the data. Then
-    it permutes axes and channels.
+    Augmentation first flips and rolls axes and multiplies channels by signs, then permutes axes and channels. The
+    indices of `shifts`, `flips` and `signs` are those before the permutation.
 
     Attributes:
         ids: Trajectory of each window.
-        frames: Stored frames of each window.
-        shifts: Points by which each axis is rolled.
+        frames: Indices of the stored frames of each window.
+        shifts: Number of points by which each axis is rolled.
         flips: Whether each axis is flipped.
         signs: Factor of each channel, 1 or -1.
         axis_order: Axis i of the result is axis `axis_order[i]` of the data.
@@ -81,14 +80,8 @@ class WindowDraw:
     axis_order: Int[np.ndarray, "b d"]
     channel_order: Int[np.ndarray, "b c"]
 
-    def rows(self, process_index: int, process_count: int, count: int = 1) -> WindowDraw:
-        """Return the rows of one host in each of `count` consecutive batches.
-
-        Args:
-            process_index: Index of the host.
-            process_count: Number of hosts. Each has an equal contiguous slice of every batch.
-            count: Number of batches in this draw.
-        """
+    def rows_of_host(self, process_index: int, process_count: int, count: int = 1) -> WindowDraw:
+        """Return the windows of one host: an equal contiguous slice of each of the `count` batches in this draw."""
         if process_count == 1:
             return self
         host_rows = np.arange(len(self.ids)).reshape(count, process_count, -1)[:, process_index].ravel()
@@ -96,32 +89,31 @@ class WindowDraw:
 
 
 def start_distribution(
-    change: Float64[np.ndarray, " t"], starts: int, last_context: int, share: float
+    relative_change: Float64[np.ndarray, " t"], starts: int, last_context: int, share: float
 ) -> Float64[np.ndarray, " s"]:
-    """Return the probability of each frame to be the first frame of a window.
+    """Return the probability that a window starts at each of the first `starts` stored frames.
 
     Args:
-        change: Mean relative change of the field after each frame.
-        starts: Number of possible first frames.
-        last_context: Offset from the first frame of a window to the last frame of its context.
+        relative_change: Mean relative change of the field after each stored frame.
+        last_context: Offset of the last context frame from the first frame of a window.
         share: Share of the probability that is proportional to the change after the context; the rest is uniform.
     """
-    weights = change[last_context : last_context + starts]
+    weights = relative_change[last_context : last_context + starts]
     total = weights.sum()
     uniform = np.full(starts, 1.0 / starts)
     return (1.0 - share) * uniform + share * weights / total if total > 0 else uniform
 
 
 def draw_windows(plan: WindowPlan, n: int, count: int = 1) -> WindowDraw:
-    """Return the windows of the global batches n to n + count - 1, concatenated along the rows."""
-    size, epoch = plan.batch_size, plan.epoch_windows
+    """Draw the windows of the batches n to n + count - 1 for all hosts, concatenated in the order of the batches."""
+    size, epoch = plan.batch_size, plan.windows_per_epoch
     first, end = n * size, (n + count) * size
     epochs = range(first // epoch, (end - 1) // epoch + 1)
     order = np.concatenate([_epoch_order(plan.key, number, epoch) for number in epochs])
-    ids = plan.train[order[first - epochs.start * epoch : end - epochs.start * epoch] % len(plan.train)]
-    numbers = [_random_numbers(plan, number) for number in range(n, n + count)]
+    ids = plan.train_ids[order[first - epochs.start * epoch : end - epochs.start * epoch] % len(plan.train_ids)]
+    numbers = [_random_starts_shifts_and_symmetries(plan, number) for number in range(n, n + count)]
     uniform, shifts, selected = (np.concatenate(values, axis=-1) for values in zip(*numbers, strict=True))
-    cumulative = plan.cumulative
+    cumulative = plan.start_cdf
     start = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
     frames = np.minimum(start, len(plan.start_probabilities) - 1)[:, None] + plan.offsets
     return WindowDraw(
@@ -129,10 +121,10 @@ def draw_windows(plan: WindowPlan, n: int, count: int = 1) -> WindowDraw:
     )
 
 
-def _random_numbers(
+def _random_starts_shifts_and_symmetries(
     plan: WindowPlan, n: int
 ) -> tuple[Float64[np.ndarray, " b"], Int[np.ndarray, "d b"], Bool[np.ndarray, "k b"]]:
-    """Return the random numbers of batch n: uniform numbers for the first frames, shifts, and symmetries to apply."""
+    """Return random numbers for batch n: uniform ones for the starts, the shifts, and which symmetries to apply."""
     size, generator = plan.batch_size, rng.philox_generator(plan.key, (_BATCH, n))
     uniform = generator.random(size)
     shifts = generator.integers(0, plan.shape, (size, len(plan.shape))).T
@@ -140,7 +132,7 @@ def _random_numbers(
 
 
 def _compose_symmetries(plan: WindowPlan, selected: Bool[np.ndarray, "k b"]) -> dict[str, np.ndarray]:
-    """Return the composition of the selected symmetries of each row, as fields of `WindowDraw`."""
+    """Return the composition of each window's selected symmetries, as those fields of `WindowDraw` by name."""
     size = selected.shape[1]
     flips = np.zeros((size, len(plan.shape)), bool)
     signs = np.ones((size, plan.channels), np.float32)
@@ -160,7 +152,7 @@ def _compose_symmetries(plan: WindowPlan, selected: Bool[np.ndarray, "k b"]) -> 
 
 
 def augment(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Float32[np.ndarray, "b t *s c"]:
-    """Return the windows after the augmentation that was drawn for each of them."""
+    """Return the windows, each with the augmentation that `draw` contains for it."""
     for axis, (shift, flip) in enumerate(zip(draw.shifts.T, draw.flips.T, strict=True)):
         if not (shift.any() or flip.any()):
             continue
@@ -172,11 +164,13 @@ def augment(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Float
         windows = np.take_along_axis(windows, index.reshape(shape), axis=2 + axis)
     signs = draw.signs.reshape(len(windows), *[1] * (windows.ndim - 2), -1)
     windows = windows if (signs == 1).all() else windows * signs
-    return _permute(windows, draw)
+    return _permute_axes_and_channels(windows, draw)
 
 
-def _permute(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Float32[np.ndarray, "b t *s c"]:
-    """Return the windows, each with its axes and channels in the order that was drawn for it."""
+def _permute_axes_and_channels(
+    windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw
+) -> Float32[np.ndarray, "b t *s c"]:
+    """Return the windows, each with its axes and channels in the order that `draw` contains for it."""
     orders = np.concatenate([draw.axis_order, draw.axis_order.shape[1] + draw.channel_order], axis=1)
     identity = np.arange(orders.shape[1])
     if (orders == identity).all():
@@ -191,9 +185,9 @@ def _permute(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Floa
 
 
 def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], draw: WindowDraw) -> Float32[np.ndarray, "b *s i"]:
-    """Return the input fields of steady solutions after the spatial part of the augmentation.
+    """Return the input fields of steady solutions with the spatial part of the augmentation.
 
-    The drawn signs and channel orders are those of the solution's channels, so they are not applied to inputs.
+    Signs and orders of channels are drawn for the channels of the solution, so they are not applied to input fields.
     """
     size, channels = len(inputs), inputs.shape[-1]
     signs, channel_order = np.ones((size, channels), np.float32), np.tile(np.arange(channels), (size, 1))
@@ -202,7 +196,7 @@ def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], draw: WindowDraw) -> F
 
 @lru_cache(maxsize=4)
 def _epoch_order(key: tuple[int, int], epoch: int, count: int) -> Int[np.ndarray, " n"]:
-    """Return the random order of an epoch's windows. Drawing it anew for every batch took a fifth of a batch's time."""
+    """Return the `count` windows of an epoch in random order. Cached: the drawing takes a fifth of a batch's time."""
     order = rng.philox_generator(key, (_EPOCH, epoch)).permutation(count)
     order.flags.writeable = False
     return order

@@ -16,7 +16,7 @@ import numpy as np
 
 from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
-from ups_jax.data.shard_folder import Shard, ShardFolder, ShardManifest, is_intact
+from ups_jax.data.shard_folder import Shard, ShardFolderFormat, ShardManifest, is_shard_intact
 
 MANIFEST = "latents.json"
 # NumPy type in which each type is stored. NumPy has no bfloat16; its bits are the upper half of a float32.
@@ -119,25 +119,25 @@ def _check_manifest(file: Path, manifest: LatentManifest) -> None:
         )
 
 
-FOLDER = ShardFolder(
-    manifest=LatentManifest,
-    name=MANIFEST,
-    pattern="latents-*.npy",
+FOLDER = ShardFolderFormat(
+    manifest_class=LatentManifest,
+    manifest_name=MANIFEST,
+    shard_pattern="latents-*.npy",
     activity="encoding",
     hint=HINT,
-    check=_check_manifest,
+    check_manifest=_check_manifest,
 )
 
 
 def read_manifest(path: Path) -> LatentManifest:
     """Return the manifest of a folder of latents. Raises `DataError` if it is missing, invalid or was changed."""
-    return FOLDER.read(path)
+    return FOLDER.read_manifest(path)
 
 
 def verify_shards(path: Path, manifest: LatentManifest) -> None:
     """Raise `DataError` if a shard in the folder `path` has another size or checksum than the manifest states."""
     for shard in manifest.shards:
-        if not is_intact(path, shard):
+        if not is_shard_intact(path, shard):
             raise DataError(f"{path / shard.file}: is missing or damaged (wrong size or checksum); {HINT}")
 
 

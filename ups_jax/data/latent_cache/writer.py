@@ -45,17 +45,17 @@ def write_latents(
     check_same = partial(_check_matches_plan, out, plan)
     with FOLDER.lock(out, overwrite=overwrite):
         if (out / MANIFEST).is_file():
-            manifest = FOLDER.read(out)
+            manifest = FOLDER.read_manifest(out)
             check_same(manifest)
             verify_shards(out, manifest)
-            FOLDER.clear_progress(out)
+            FOLDER.delete_unfinished_manifest(out)
             return False
 
         def write_shard(first: int) -> Shard:
             report(first)
             return _write_shard(out, plan, first, encode, chunk_trajectories, report)
 
-        FOLDER.write(out, plan, FOLDER.completed_shards(out, check_same), write_shard)
+        FOLDER.write_missing_shards(out, plan, FOLDER.completed_shards(out, check_same), write_shard)
     return True
 
 

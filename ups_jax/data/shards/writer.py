@@ -90,7 +90,7 @@ def convert_to_shards(
             manifest = read_manifest(out)
             check_same(manifest)
             verify_shards(out, manifest)
-            FOLDER.clear_progress(out)
+            FOLDER.delete_unfinished_manifest(out)
             return False
         done = FOLDER.completed_shards(out, check_same)
         for shard in done:
@@ -100,7 +100,7 @@ def convert_to_shards(
             report(f"{out}: trajectory {first} of {plan.trajectories}")
             return _write_shard(out, source, plan, first)
 
-        FOLDER.write(out, plan, done, write_shard, _with_statistics)
+        FOLDER.write_missing_shards(out, plan, done, write_shard, _with_statistics)
     return True
 
 

@@ -25,7 +25,7 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import crc32
 from ups_jax.data import shard_folder
-from ups_jax.data.shard_folder import ShardFolder, ShardManifest
+from ups_jax.data.shard_folder import ShardFolderFormat, ShardManifest
 from ups_jax.data.sources.base import Grid, select_channels
 from ups_jax.data.sources.hdf5 import number_in_file_name
 
@@ -150,24 +150,24 @@ def _check_manifest(file: Path, manifest: Manifest) -> None:
         raise DataError(f"{file}: lists {len(names)} names for {channels} channels, or lists a name twice; {_HINT}")
 
 
-FOLDER = ShardFolder(
-    manifest=Manifest,
-    name=MANIFEST,
-    pattern="data-*.array_record",
+FOLDER = ShardFolderFormat(
+    manifest_class=Manifest,
+    manifest_name=MANIFEST,
+    shard_pattern="data-*.array_record",
     activity="conversion",
     hint=_HINT,
-    check=_check_manifest,
+    check_manifest=_check_manifest,
 )
 
 
 def is_shard_folder(path: str | Path) -> bool:
     """Return whether a path is a folder that a conversion to shards has written, completely or partly."""
-    return FOLDER.exists(Path(path))
+    return FOLDER.has_manifest(Path(path))
 
 
 def read_manifest(path: str | Path) -> Manifest:
     """Return the manifest of a folder of shards. Raises `DataError` if it is missing, invalid or was changed."""
-    return FOLDER.read(Path(path))
+    return FOLDER.read_manifest(Path(path))
 
 
 def check_sizes(path: str | Path, shards: Sequence[Shard]) -> None:
