@@ -57,4 +57,4 @@ def test_a_draw_that_is_there_is_kept() -> None:
     drawn = with_draws(batch(0), {"noise": jnp.zeros(3)})
     again = with_draws(drawn, {"noise": jnp.ones(3), "tau": jnp.ones(3)})
     assert again.draws.keys() == {"noise", "tau"} and not again.draws["noise"].any()
-    assert drawn.rows == 3 and drawn.arrays.keys() == {"fields", "dt", "mask"}
+    assert drawn.num_rows == 3 and drawn.arrays.keys() == {"fields", "dt", "mask"}

@@ -90,7 +90,7 @@ def test_every_mistake_of_the_data_is_told(damaged: Path) -> None:
 def test_every_broken_symmetry_is_reported_by_its_index(data_root: Path) -> None:
     symmetries = "data.tasks.0.symmetries=[{reflect: [x]}, {reflect: [x], negate: [u]}, {negate: [u]}]"
     (result,) = check_data([TINY], [f"data.root={data_root}", symmetries]).values()
-    assert [re.findall(r"symmetry (\d)", line) for line in result.problems] == [["0"], ["2"]]
+    assert [re.findall(r"symmetries\.(\d)", line) for line in result.problems] == [["0"], ["2"]]
 
 
 def test_sound_data_is_opened_once_for_equal_configurations(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_a_generated_file_is_the_layout_and_opens_with_its_facts(tmp_path):
             "boundary": "periodic",
         }
     dataset = open_dataset(cfg)
-    assert dataset.notes == () and dataset.sizes == {"train": 32, "val": 4, "test": 4}
+    assert dataset.notes == () and dataset.split_sizes == {"train": 32, "val": 4, "test": 4}
     assert dataset.condition_mask.all()
 
 
@@ -92,7 +92,7 @@ def test_a_shipped_configuration_declares_what_its_data_keep(tmp_path, name, siz
     dataset = open_dataset(cfg)
     # No law of a point's neighbourhood explains vorticity, whose velocity comes from everywhere.
     assert all(name == "ns2d" and "symmetr" in note for note in dataset.notes)
-    assert tuple(dataset.sizes.values()) == sizes and dataset.task.shape == shape
+    assert tuple(dataset.split_sizes.values()) == sizes and dataset.task.shape == shape
     assert all(dataset.task.periodic) and dataset.task.conserved == (0,) and dataset.task.symmetries
 
 

@@ -33,7 +33,7 @@ def losses(params: Array, batch: Batch, key: Any, context: StepContext) -> tuple
 
 
 def draw(batch: Batch, key: Any) -> Batch:
-    return with_draws(batch, {"noise": jax.random.normal(key, (batch.rows,))})
+    return with_draws(batch, {"noise": jax.random.normal(key, (batch.num_rows,))})
 
 
 def problem(rows: int, counted: int) -> tuple[Array, Batch]:

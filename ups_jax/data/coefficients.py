@@ -169,5 +169,5 @@ def _check_values(source_name: str, name: str, scale: str, values: Float64[np.nd
     if scale == "log10" and (values <= 0).any():
         raise DataError(
             f"{source_name}: coefficient {name} has the scale log10, but the value {values.min():.3g} in trajectory "
-            f"{int(values.argmin())}; set its scale to linear"
+            f"{int(values.argmin())}, which is not positive; set its scale to linear"
         )

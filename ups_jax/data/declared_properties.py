@@ -27,7 +27,10 @@ _EDGE_HINT = 1.25
 
 
 def name_indices(names: Sequence[str], allowed: Sequence[str], key: str) -> tuple[int, ...]:
-    """Return the index in `allowed` of each name in the configuration key `key`; raise `ConfigError` if it has none."""
+    """Return the position of each name in `allowed`.
+
+    Raise `ConfigError` about the configuration key `key` if a name is not in `allowed`.
+    """
     for name in names:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
@@ -93,7 +96,7 @@ class MeanDrift:
     def check(
         self, task_cfg: TaskConfig, source_name: str, conserved: Sequence[int], rms: Float64[np.ndarray, " c"]
     ) -> Iterator[str]:
-        """Check the channels that are declared conserved, and yield a hint for each other one that seems conserved.
+        """Check the channels that are declared conserved, and yield a hint for each other channel that seems conserved.
 
         Args:
             task_cfg: The task, for messages.
@@ -124,7 +127,7 @@ class MeanDrift:
 class NeighbourDifferences:
     """An accumulator of squared differences between neighbouring points, summed for each position along each axis.
 
-    The last position is that of the pair of end points, which are neighbours if the axis is periodic.
+    The last position is the pair of end points, which are neighbours if the axis is periodic.
     """
 
     def __init__(self, shape: Sequence[int], channels: int) -> None:
@@ -141,7 +144,7 @@ class NeighbourDifferences:
     def check(
         self, task_cfg: TaskConfig, source_name: str, axes: Sequence[str], periodic: Sequence[int]
     ) -> Iterator[str]:
-        """Check the axes that are declared periodic, and yield a hint for each other one that seems periodic.
+        """Check the axes that are declared periodic, and yield a hint for each other axis that seems periodic.
 
         Args:
             task_cfg: The task, for messages.

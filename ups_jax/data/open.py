@@ -131,11 +131,11 @@ def from_arrays(
 def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
     """Return the dataset with the task of a trained model, on the grid and with the time step of the data.
 
-    The task brings its statistics, coefficients and declared properties. A coefficient that the data do not have by
-    name is masked.
+    The statistics, coefficients and declared properties are those of the model. Coefficients are matched by name; one
+    that the data do not have is masked.
 
     Args:
-        cfg: Configuration whose only task is the one of the data.
+        cfg: Configuration of the data, with one task.
         task: Task of the trained model.
 
     Raises:
@@ -250,7 +250,7 @@ def _link_tasks(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset]:
-    """Open the data of each configured task; `trained_tasks` as in `_OpenedSource`."""
+    """Open and check the data of each configured task, for the trained model of its entry in `trained_tasks` if any."""
     # With `data.source: latents`, the memory is reserved for the latents: training reads fields only to check and to
     # validate, so that they stay on disk.
     free_bytes = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
@@ -321,7 +321,7 @@ class _OpenedSource:
         return [*self.conditions.notes, *check_overlap(content, self.splits, self.source.name)]
 
     def new_task(self, statistics: Statistics, **properties: Any) -> Task:
-        """Return the task of a new model: its configuration, with the grid, coefficients and statistics of the data.
+        """Return the task of a new model, from its configuration and the grid, coefficients and statistics of the data.
 
         Args:
             properties: Further fields of `Task`, which only some kinds of task have.
@@ -343,7 +343,7 @@ class _OpenedSource:
         )
 
     def dataset(
-        self, task: Task, content: ContentScan, notes: Sequence[str], change: Float64[np.ndarray, " r"]
+        self, task: Task, content: ContentScan, notes: Sequence[str], relative_change: Float64[np.ndarray, " r"]
     ) -> Dataset:
         """Return the dataset of this source, whose fields have been checked."""
         grid, conditions = self.source.grid, self.conditions
@@ -357,7 +357,7 @@ class _OpenedSource:
             times=grid.start + grid.dt * np.arange(self.source.frames),
             conditions=conditions.values,
             condition_mask=conditions.mask,
-            relative_change=change,
+            relative_change=relative_change,
         )
 
 
@@ -456,7 +456,7 @@ def _checked_point_dataset(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
     for key, reason in _GRID_ONLY_KEYS.items():
         if getattr(task_cfg, key):
             raise ConfigError(
-                f"key `data.tasks.{task_cfg.name}.{key}`: does not apply to a point cloud ({reason}); remove it"
+                f"key `data.tasks.{task_cfg.name}.{key}`: does not apply to a point cloud ({reason}); remove the key"
             )
     periodic = opened.periodic_axes
     moving = declared_properties.name_indices(cloud.position_channels, source.channel_names, "channels")
@@ -518,7 +518,7 @@ def _point_task_and_notes(trained_task: Task, source: Source, stride: int) -> tu
     if names != source.input_channels:
         raise DataError(
             f"{source.name}: has the input fields {', '.join(source.input_channels) or 'none'}, but the model was "
-            f"trained with {', '.join(names) or 'none'}; write exactly the latter to the group `inputs`"
+            f"trained with {', '.join(names) or 'none'}; give a file whose group `inputs` contains the latter"
         )
     dt = source.grid.dt * stride
     if np.isclose(dt, trained_task.dt, rtol=1e-5, atol=0):
@@ -543,7 +543,7 @@ def _check_unwrapped_positions(
     domain: PointCloud | Task,
     periodic: tuple[int, ...],
 ) -> None:
-    """Raise `DataError` if the position of a moving point jumps by a period, since it must continue past the box."""
+    """Raise `DataError` if a moving point jumps by a period, since positions must not be wrapped into the box."""
     exists = points.mask[:, None] > 0
     for axis in periodic:
         channel = source.channel_names.index(source.grid.axes[axis])

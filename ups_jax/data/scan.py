@@ -76,7 +76,7 @@ class ContentScan:
         self._hash.update(np.ascontiguousarray(values).data)
 
     def check_finite(self) -> None:
-        """Raise `DataError` if any frame has NaN or Inf, with their number and the position of the first one."""
+        """Raise `DataError` with the number of frames with NaN or Inf, and the position of the first one, if any."""
         if self._first_bad is not None:
             trajectory, frame = self._first_bad
             raise DataError(
@@ -121,10 +121,11 @@ def check_overlap(content: ContentScan, splits: Splits, source_name: str) -> lis
         source_name: Name of the data in messages.
 
     Returns:
-        A note if trajectories start from the same frame, without separate test files.
+        A note if trajectories of the same files start from the same frame, otherwise an empty list.
 
     Raises:
-        DataError: Trajectories are equal, or those of separate test files start from the same frame.
+        DataError: A test or validation trajectory equals a training trajectory, or a trajectory of separate test files
+            starts from the same frame as one.
     """
     digests_by_relation = {
         "are identical to": content.trajectory_hashes,

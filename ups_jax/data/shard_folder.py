@@ -165,7 +165,7 @@ class ShardFolderFormat(Generic[M]):
         """Return the shards that an interrupted command has written to a folder, up to the first damaged one.
 
         Args:
-            check_same: Takes the manifest of that command; raises `DataError` if it differs from the one to be written.
+            check_same: Takes the manifest of that command; raises `DataError` if this command writes other data.
         """
         if not (path / UNFINISHED).is_file():
             return ()
@@ -181,7 +181,7 @@ class ShardFolderFormat(Generic[M]):
         write_shard: Callable[[int], Shard],
         finish_manifest: Callable[[M], M] = lambda manifest: manifest,
     ) -> None:
-        """Write the missing shards to a locked folder, and after each one the unfinished manifest; then the final one.
+        """Write the missing shards to a locked folder, each followed by the unfinished manifest, then the final one.
 
         Args:
             plan: The manifest without shards.

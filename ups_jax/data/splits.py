@@ -97,7 +97,9 @@ def split_by_hash(keys: Sequence[str], cfg: SplitConfig, source_name: str) -> Sp
 
 
 def split_by_files(sizes: Mapping[str, int], cfg: SplitConfig, source_name: str) -> Splits:
-    """Split trajectories by the files that they come from; without validation files, draw some from the training files.
+    """Split trajectories by the files that they come from.
+
+    Without validation files, validation trajectories are drawn from the training files.
 
     Args:
         sizes: Number of trajectories in the files of `train`, `val` (optional) and `test`, in the order of their ids.

@@ -75,7 +75,7 @@ class Moments:
     def statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
         """Return the statistics that normalise fields and their changes in one model step.
 
-        Raise `DataError` if one of the `channels` is constant. The value of `data.normalize` is `normalize`.
+        Raise `DataError` if one of the `channels` is constant. `normalize` is the value of `data.normalize`.
         """
         frames = len(self._change)
         pairs = self._count * frames // (frames + self._stride)
@@ -107,7 +107,7 @@ class Moments:
     def _build_statistics(
         self, normalize: Literal["zscore", "rms", "none"], delta_std: Float64[np.ndarray, " c"]
     ) -> Statistics:
-        """Return the statistics for a method of normalisation: `none` for example has mean 0 and std 1."""
+        """Return the statistics that a method of normalisation uses; for `none`, mean 0 and standard deviation 1."""
         mean = self._sum / self._count
         mean, std = {
             "zscore": (mean, self.std),

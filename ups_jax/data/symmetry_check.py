@@ -1,8 +1,8 @@
 """A test of whether the dynamics in the data commute with the declared symmetries.
 
-On half of the trajectories, ridge regression fits a local law: it predicts the change of a point to the next frame from
-the values in its neighbourhood, and from their products with each coefficient and with each channel at the point. If a
-symmetry holds, applying it to the other half of the trajectories hardly changes the error of the law on them.
+On half of the trajectories, ridge regression fits a local law, which predicts the change of a point to the next frame
+from the values in its neighbourhood, and from their products with each coefficient and with each channel at the point.
+If a symmetry holds, applying it to the other half of the trajectories hardly changes the error of the law on them.
 """
 
 from __future__ import annotations

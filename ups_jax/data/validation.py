@@ -1,4 +1,4 @@
-"""A list of all problems with the data of a configuration, whereas opening the data stops at the first problem."""
+"""All problems with the data of a configuration as one list; opening the data stops at the first problem instead."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ class WindowPlan:
 class WindowDraw:
     """The trajectory, frames and augmentation of each window in one or more batches.
 
-    Augmentation first flips and rolls axes and multiplies channels by signs, then permutes axes and channels. The
-    indices of `shifts`, `flips` and `signs` are those before the permutation.
+    Augmentation first flips and rolls axes and multiplies channels by signs, then permutes axes and channels.
+    `shifts`, `flips` and `signs` refer to the axes and channels before this permutation.
 
     Attributes:
         ids: Trajectory of each window.
@@ -124,7 +124,7 @@ def draw_windows(plan: WindowPlan, n: int, count: int = 1) -> WindowDraw:
 def _random_starts_shifts_and_symmetries(
     plan: WindowPlan, n: int
 ) -> tuple[Float64[np.ndarray, " b"], Int[np.ndarray, "d b"], Bool[np.ndarray, "k b"]]:
-    """Return random numbers for batch n: uniform ones for the starts, the shifts, and which symmetries to apply."""
+    """Return random numbers for batch n: uniform ones that select the starts, shifts, and the symmetries to apply."""
     size, generator = plan.batch_size, rng.philox_generator(plan.key, (_BATCH, n))
     uniform = generator.random(size)
     shifts = generator.integers(0, plan.shape, (size, len(plan.shape))).T
@@ -132,7 +132,7 @@ def _random_starts_shifts_and_symmetries(
 
 
 def _compose_symmetries(plan: WindowPlan, selected: Bool[np.ndarray, "k b"]) -> dict[str, np.ndarray]:
-    """Return the composition of each window's selected symmetries, as those fields of `WindowDraw` by name."""
+    """Return the composition of each window's selected symmetries, as fields of `WindowDraw` by name."""
     size = selected.shape[1]
     flips = np.zeros((size, len(plan.shape)), bool)
     signs = np.ones((size, plan.channels), np.float32)
