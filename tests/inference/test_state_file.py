@@ -23,7 +23,7 @@ import xarray
 from rich.console import Console
 
 from ups_jax import load_run
-from ups_jax.cli.predict import RolloutRequest, rollout_run
+from ups_jax.cli.predict import RolloutRequest, write_rollout
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, DataError, DivergedError, Stopped
 from ups_jax.core.task import Statistics, Task
@@ -70,7 +70,7 @@ def rolled_out(saved_run: Path, cfg: Config, initial: np.ndarray) -> Predict:
             input=str(folder / "u0.npy"), steps=20, output=folder / "out.hdf5", params={"nu": NU}, overwrite=True
         )
         output = io.StringIO()
-        rollout_run(
+        write_rollout(
             saved_run, cfg, replace(wanted, **changes), console=Console(file=output, width=200), correction=correction
         )
         return output.getvalue()

@@ -49,7 +49,7 @@ class TestJsonl:
         for step in range(1, 6):
             writer.scalars(step, {"loss": float(step)}, "operator")
             writer.scalars(10 * step, {}, "corrector")
-        writer.drop_after("operator", 3)
+        writer.drop_records_after("operator", 3)
         assert steps_of(path) == [1, 2, 3] and steps_of(path, "corrector") == [10, 20, 30, 40, 50]
         writer.scalars(4, {"loss": 0.0}, "operator")
         writer.close()

@@ -15,7 +15,7 @@ import pytest
 from wandb_files import offline_runs
 
 from ups_jax.config import LoggingConfig, WandbConfig
-from ups_jax.tracking import read_jsonl, training_writer
+from ups_jax.tracking import open_training_writer, read_jsonl
 from ups_jax.tracking.wandb_run import read_context
 from ups_jax.tracking.wandb_writer import WandbWriter
 
@@ -120,7 +120,9 @@ def test_a_server_that_does_not_answer_costs_no_record(tmp_path):
 def test_wandb_is_told_less_often_than_the_jsonl(tmp_path):
     logging = LoggingConfig(wandb=WandbConfig(mode="offline", every_seconds=1e9))
     run = tmp_path / "run"
-    writer = training_writer(run, run / "metrics.jsonl", logging, stage="operator", step=0, run_config={"seed": 17})
+    writer = open_training_writer(
+        run, run / "metrics.jsonl", logging, stage="operator", step=0, run_config={"seed": 17}
+    )
     with closing(writer):
         for step in range(1, 10):
             writer.scalars(step, {"loss": 1.0} | ({"validation/nrmse": 0.5} if step == 4 else {}), "operator")
@@ -136,7 +138,7 @@ def test_attempts_are_one_curve_in_the_jsonl_and_runs_of_one_group_on_wandb(tmp_
     run = tmp_path / "my run"
 
     def attempt(start, steps):
-        writer = training_writer(
+        writer = open_training_writer(
             run, run / "metrics.jsonl", logging, stage="operator", step=start, run_config={"seed": 17}
         )
         with closing(writer):

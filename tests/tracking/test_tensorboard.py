@@ -11,7 +11,7 @@ import pytest
 
 from ups_jax.config import LoggingConfig, WandbConfig
 from ups_jax.core.errors import ConfigError, StorageError
-from ups_jax.tracking import check_logging, training_writer
+from ups_jax.tracking import check_logging, open_training_writer
 from ups_jax.tracking.tensorboard import TensorboardWriter
 
 OFF = WandbConfig(enabled=False)
@@ -58,7 +58,7 @@ def test_a_resumed_stage_is_one_curve_beside_those_of_other_stages(tmp_path, eve
     logging = LoggingConfig(tensorboard=True, wandb=OFF)
 
     def train(stage, start, values):
-        writer = training_writer(tmp_path, tmp_path / "m.jsonl", logging, stage=stage, step=start, run_config={})
+        writer = open_training_writer(tmp_path, tmp_path / "m.jsonl", logging, stage=stage, step=start, run_config={})
         for step, value in values.items():
             writer.scalars(step, {"loss": value, "norm": float("inf")}, stage)
         writer.close()

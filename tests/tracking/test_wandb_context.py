@@ -7,7 +7,7 @@ from test_wandb_writer import fake_wandb, refusing_online, wandb_writer
 
 from ups_jax.config import LoggingConfig, WandbConfig
 from ups_jax.core.errors import ConfigError, StorageError
-from ups_jax.tracking import check_logging, evaluation_writer, training_writer, wandb_context_path
+from ups_jax.tracking import check_logging, open_evaluation_writer, open_training_writer, wandb_context_path
 from ups_jax.tracking.wandb_run import RunContext, read_context, write_context
 from ups_jax.tracking.wandb_writer import WandbWriter
 
@@ -126,10 +126,10 @@ def test_a_file_that_is_damaged_after_the_start_is_a_line_and_the_run_its_own(mo
     logging = LoggingConfig(wandb=WandbConfig(mode="offline"))
     run = tmp_path / "run"
     with pytest.warns(UserWarning, match=r"context\.json") as warned:
-        writer = training_writer(run, run / "m.jsonl", logging, stage="operator", step=0, run_config={})
+        writer = open_training_writer(run, run / "m.jsonl", logging, stage="operator", step=0, run_config={})
         writer.scalars(1, {"loss": 1.0}, "operator")
         writer.close()
-        writer = evaluation_writer(run, logging, name="test", run_config={})
+        writer = open_evaluation_writer(run, logging, name="test", run_config={})
         writer.summary({"nrmse": 1.0})
         writer.close()
     assert len(warned) == 2

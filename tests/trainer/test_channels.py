@@ -11,7 +11,7 @@ from commands import CONFIGS
 from rich.console import Console
 
 from ups_jax import load_run
-from ups_jax.cli.predict import RolloutRequest, rollout_run
+from ups_jax.cli.predict import RolloutRequest, write_rollout
 from ups_jax.config import load
 from ups_jax.data import data_path, open_dataset
 from ups_jax.data.sources import open_file
@@ -38,7 +38,7 @@ def test_three_channels_are_trained_evaluated_and_rolled_out(data_root: Path, tm
     file, channels = data_path(cfg.data, cfg.data.tasks[0]), cfg.data.tasks[0].channels
     assert json.loads((run / "split.json").read_text())["trajectories"] == open_file(file, "transient").trajectories
     wanted = RolloutRequest(input=str(file), steps=3, output=tmp_path / "out.hdf5", params={})
-    rollout_run(run, cfg, wanted, console=QUIET)
+    write_rollout(run, cfg, wanted, console=QUIET)
     # A file of predictions is data again, its channels by their names.
     states, data = open_file(tmp_path / "out.hdf5", "transient", channels), open_dataset(cfg).source
     predicted = read_trajectories(states, np.arange(2))

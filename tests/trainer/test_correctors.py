@@ -23,7 +23,7 @@ from rich.console import Console
 from shared_correctors import reading_once, sharing, validation
 
 from ups_jax import make_train_step
-from ups_jax.cli.predict import RolloutRequest, rollout_run
+from ups_jax.cli.predict import RolloutRequest, write_rollout
 from ups_jax.config import Config, TauConfig, load
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.data import Dataset, Mixture, as_mixture, batch_at, open_dataset
@@ -102,7 +102,7 @@ def states(run: RunDirectory, cfg: Config, tmp_path_factory: pytest.TempPathFact
         if name not in written:
             output = folder / f"{len(written)}.h5"
             wanted = RolloutRequest(input="test:0", steps=4, output=output, params={}, corrector=stage, **changes)
-            rollout_run(run.path, cfg, wanted, console=QUIET)
+            write_rollout(run.path, cfg, wanted, console=QUIET)
             with h5py.File(output) as file:
                 if stage is not None and "correct_above" not in changes:
                     steps = f", {wanted.sampler_steps} sampler steps" if wanted.sampler_steps else ""
@@ -453,13 +453,13 @@ def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
     wanted = RolloutRequest(
         input="test:0", steps=2, output=tmp_path / "one.h5", params={}, corrector="diffusion_residual"
     )
-    rollout_run(again, regression_cfg, wanted, console=QUIET)
+    write_rollout(again, regression_cfg, wanted, console=QUIET)
     with h5py.File(wanted.output) as file:
         assert np.isfinite(file["tensor"][:]).all() and file["tensor"].shape[:2] == (1, 3)
     for option, changes in {"members": {"members": 2}, "sampler-steps": {"sampler_steps": 2, "members": 2}}.items():
         drawn = replace(wanted, output=tmp_path / "drawn.h5", **changes)
         with pytest.raises(ConfigError, match=f"--{option}"):
-            rollout_run(again, regression_cfg, drawn, console=QUIET)
+            write_rollout(again, regression_cfg, drawn, console=QUIET)
     with pytest.raises(ConfigError, match=r"diffusion\.objective.*regression"):
         train(regression_cfg, "consistency_distill", again, console=QUIET)
 

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from rich.console import Console
 
 from ups_jax import batch_at, build, init_state, load_run, make_train_step, simulate
-from ups_jax.cli.predict import RolloutRequest, rollout_run
+from ups_jax.cli.predict import RolloutRequest, write_rollout
 from ups_jax.config import load
 from ups_jax.core.errors import ConfigError
 from ups_jax.data import open_mixture, windows_per_step
@@ -58,7 +58,7 @@ def test_a_run_beats_persistence_and_rolls_out(option: str, data_root: Path, tmp
     frames = run.rollout(rng.normal(size=(2, 3, 1)), 3, {"kappa": 0.02}, input_fields=places)
     assert frames.shape == (2, 3, 3, 1) and np.isfinite(frames).all()
     wanted = RolloutRequest(input="test:0", steps=3, output=tmp_path / "states.h5", params={})
-    rollout_run(tmp_path / "run", cfg, wanted, console=QUIET)
+    write_rollout(tmp_path / "run", cfg, wanted, console=QUIET)
     source = open_file(wanted.output, "transient", ("u",))
     states = read_trajectories(source, np.zeros(1, int))
     assert states.shape[1] == 4 and np.isfinite(states).all() and np.ptp(states) > 0

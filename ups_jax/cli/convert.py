@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         "--record-kib",
         type=runner.positive_int,
         default=256,
-        help="maximum size of a record in KiB; a training window reads whole records (default: %(default)s)",
+        help="maximum size in KiB of a record, the unit of reading (default: %(default)s)",
     )
     parser.add_argument(
         "--shard-mib",

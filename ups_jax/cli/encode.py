@@ -76,7 +76,9 @@ def encode(args: argparse.Namespace) -> None:
     print_line(console, f"{args.out}: {shape}, {manifest.key.dtype}, {size}")
 
 
-def progress_printer(trajectories: int, frames: int, console: Console, seconds: float = 5.0) -> Callable[[int], None]:
+def progress_printer(
+    trajectories: int, frames_per_trajectory: int, console: Console, seconds: float = 5.0
+) -> Callable[[int], None]:
     """Return a function that takes the number of encoded trajectories and prints it with the frame rate.
 
     The first and the last call print a line; calls between them print at most one line in `seconds` seconds.
@@ -84,12 +86,12 @@ def progress_printer(trajectories: int, frames: int, console: Console, seconds: 
     # Trajectories before `first_done` were encoded by an interrupted command and do not count for the rate.
     started, first_done, last_printed = time.monotonic(), -1, 0.0
 
-    def report(done: int) -> None:
+    def print_progress(done: int) -> None:
         nonlocal first_done, last_printed
         now, first_done = time.monotonic(), done if first_done < 0 else first_done
         if done < trajectories and now - last_printed < seconds:
             return
-        last_printed, rate = now, (done - first_done) * frames / max(now - started, 1e-9)
+        last_printed, rate = now, (done - first_done) * frames_per_trajectory / max(now - started, 1e-9)
         console.print(f"encoded     {done} of {trajectories} trajectories, {rate:.0f} frames/s", highlight=False)
 
-    return report
+    return print_progress

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Generate the data set and print the path of its file."""
+    """Generate the selected data set and print the path of its file."""
     from rich.console import Console
 
     from ups_jax import simulate

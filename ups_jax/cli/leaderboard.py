@@ -75,7 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--demote", metavar="TASK", help="demote the champion of a task; the previous champion replaces it"
     )
-    parser.add_argument("--protocol", help="with --demote: protocol of the champion, if the task has several champions")
+    parser.add_argument(
+        "--protocol",
+        help="with --demote: evaluation protocol (see --list-champions), if the task has several champions",
+    )
     parser.add_argument("--reason", default="", help="with --demote: reason, recorded with the demotion")
     parser.add_argument(
         "--publish", type=Path, metavar="RUN_DIR", help="log the gate results of this run to W&B and TensorBoard"
@@ -110,14 +113,16 @@ def run_leaderboard_action(args: argparse.Namespace) -> None:
         print_rows(console, board, args.filter, args.sort, args.metrics.split(","))
 
 
-def print_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort: str, metrics: Sequence[str]) -> None:
+def print_rows(
+    console: Console, board: Leaderboard, filters: Sequence[str], sort_metric: str, metrics: Sequence[str]
+) -> None:
     """Print the rows that pass all filters, sorted by a metric; rows without that metric come last.
 
     Args:
         console: Console to print to.
         board: The leaderboard.
         filters: Conditions of the form `COLUMN=VALUE`.
-        sort: Metric to sort by, best value first.
+        sort_metric: Metric to sort by, best value first.
         metrics: Metrics to show as columns.
 
     Raises:
@@ -130,14 +135,14 @@ def print_rows(console: Console, board: Leaderboard, filters: Sequence[str], sor
     from ups_jax.pipeline.scores import METRIC_NAMES
 
     all_rows = board.read()
-    for name in (sort, *metrics):
+    for name in (sort_metric, *metrics):
         if name not in METRIC_NAMES:
             raise ConfigError(f"unknown metric {name}; available are {', '.join(METRIC_NAMES)}")
     conditions = [_parse_filter(all_rows, text) for text in filters]
     rows = [row for row in all_rows if all(_values_by_column(row).get(name) == value for name, value in conditions)]
-    sign = -1 if metric_direction(sort, GatesConfig()) == "higher" else 1
-    rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort)) is not None else math.inf)
-    table = _empty_table(f"{board.jsonl}: {len(rows)} rows, sorted by {sort}", _COLUMNS)
+    sign = -1 if metric_direction(sort_metric, GatesConfig()) == "higher" else 1
+    rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort_metric)) is not None else math.inf)
+    table = _empty_table(f"{board.jsonl}: {len(rows)} rows, sorted by {sort_metric}", _COLUMNS)
     for name in metrics:
         table.add_column(name, overflow="fold", justify="right")
     for row in rows:

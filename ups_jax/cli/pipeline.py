@@ -101,7 +101,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         "--run-id",
         type=_run_id,
         metavar="ID",
-        help="name of the run (default: the unfinished run of this command, or a new name from the time)",
+        help="name of the run (default: name of the unfinished run of the same command, or a new one from the time)",
     )
     add(
         "--runs-root",
@@ -130,7 +130,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ARG",
-        help=f"argument passed unchanged to {command('train')}",
+        help=f"additional argument of {command('train')}; may be repeated",
     )
     train.add_argument(
         "--seed", type=int, help="random seed of the first training (default: `seed` in the configuration)"

@@ -81,7 +81,7 @@ class RolloutRequest:
     overwrite: bool = False
 
 
-def rollout_run(
+def write_rollout(
     path: Path, cfg: Config, request: RolloutRequest, *, console: Console, correction: Correction | None = None
 ) -> None:
     """Predict frames with a trained run, write them to a file, and print a summary, with the error if the truth exists.
@@ -125,8 +125,8 @@ def rollout_run(
     start = read_initial_state(
         request.input, run.task, run.model.context, restrict_to_task(cfg, run.task.name)
     ).first_samples(request.limit)
-    start = replace(start, coefficients=_coefficients(start, request.params))
-    cond, mask = _coefficient_arrays(start, run.task, console)
+    start = replace(start, coefficients=_merge_coefficients(start, request.params))
+    cond, mask = _coefficient_values_and_mask(start, run.task, console)
     stepper = ChunkedRollout(
         model=run.model, weights=run.weights, correction=correction, members=request.members, seed=request.seed
     )
@@ -191,12 +191,12 @@ def _load_correction(run: TrainedModel, stage: str, request: RolloutRequest) -> 
     return Correction(corrector=step_corrector(model, trained.weights, sampler), when=when, fixed_noise=fixed_noise)
 
 
-def _coefficients(start: InitialState, params: Mapping[str, float]) -> dict[str, np.ndarray]:
+def _merge_coefficients(start: InitialState, params: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Return the PDE coefficients of all samples by name; values in `params` replace those of the initial state."""
     return dict(start.coefficients) | {name: np.full(len(start.fields), value) for name, value in params.items()}
 
 
-def _coefficient_arrays(start: InitialState, task: Task, console: Console) -> tuple[np.ndarray, np.ndarray]:
+def _coefficient_values_and_mask(start: InitialState, task: Task, console: Console) -> tuple[np.ndarray, np.ndarray]:
     """Return the PDE coefficients of all samples and the mask of the known ones; print warnings about them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

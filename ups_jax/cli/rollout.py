@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of the champions (default: %(default)s)",
     )
     parser.add_argument(
-        "--protocol", help="with --champion: protocol of the champion, if the task has several champions"
+        "--protocol", help="with --champion: evaluation protocol of the champion, if the task has several champions"
     )
     parser.add_argument(
         "--input",
@@ -104,10 +104,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Run `rollout_run` with the parsed arguments."""
+    """Run `write_rollout` with the parsed arguments."""
     from rich.console import Console
 
-    from ups_jax.cli.predict import RolloutRequest, rollout_run
+    from ups_jax.cli.predict import RolloutRequest, write_rollout
     from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.evaluation.evaluate_run import evaluation_config
     from ups_jax.pipeline.champions import Champions
@@ -118,4 +118,4 @@ def predict(args: argparse.Namespace) -> None:
     request = runner.dataclass_from_arguments(
         RolloutRequest, args, params=dict(args.params), images=["png", args.film] if args.images else ()
     )
-    rollout_run(run, cfg, request, console=Console())
+    write_rollout(run, cfg, request, console=Console())

@@ -102,7 +102,7 @@ def run_command(
     """
     args = parser.parse_intermixed_args(argv)
     # These signals raise KeyboardInterrupt like Ctrl-C. The training loop has its own handlers.
-    numbers = (signal.SIGTERM, *hangup_signals()) if _in_main_thread() else ()
+    numbers = (signal.SIGTERM, *hangup_signals()) if _is_main_thread() else ()
     previous = {number: signal.signal(number, _raise_keyboard_interrupt) for number in numbers}
     format_warning = warnings.formatwarning
     if not args.traceback:
@@ -165,6 +165,6 @@ def _raise_keyboard_interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _in_main_thread() -> bool:
+def _is_main_thread() -> bool:
     """Return whether the main thread runs this code; other threads cannot set signal handlers."""
     return threading.current_thread() is threading.main_thread()

@@ -47,7 +47,7 @@ from ups_jax.inference.resolution import RESOLUTION_MODES, predictor_for_grid, s
 from ups_jax.inference.trained_model import TrainedModel, build_trained_model, select_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, utc_now
-from ups_jax.tracking import close_on_exit, evaluation_writer, read_jsonl
+from ups_jax.tracking import close_on_exit, open_evaluation_writer, read_jsonl
 from ups_jax.training.build import JointModel
 
 _Corrector = TypeVar("_Corrector", CorrectedModel, Weights)
@@ -217,7 +217,9 @@ def evaluate_run(
     if selection.film:
         _write_films(output.plots_folder / name, evaluations, console)
     if track:
-        with close_on_exit(evaluation_writer(output.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
+        with close_on_exit(
+            open_evaluation_writer(output.path, cfg.logging, name=name, run_config=to_dict(cfg))
+        ) as writer:
             for index, evaluation in enumerate(evaluations):
                 task_name = name if len(evaluations) == 1 else f"{name}/{evaluation.task.name}"
                 # Plots and files belong to all tasks, and are logged once.

@@ -13,7 +13,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import read_json, write_atomically
 from ups_jax.pipeline.context import WANDB_INFO_VARIABLE
 from ups_jax.pipeline.request import config_path
-from ups_jax.tracking import Writer, close_on_exit, evaluation_writer
+from ups_jax.tracking import Writer, close_on_exit, open_evaluation_writer
 from ups_jax.tracking.wandb_run import CONTEXT_VARIABLE, read_context
 
 GATE_COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "message")
@@ -30,7 +30,7 @@ def publish_run(directory: Path) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{directory}: is not a pipeline run ({error}); choose a folder in artifacts/runs") from None
     cfg = load(config_path(directory, "train"))
-    with close_on_exit(evaluation_writer(directory, cfg.logging, name="gates", run_config=to_dict(cfg))) as writer:
+    with close_on_exit(open_evaluation_writer(directory, cfg.logging, name="gates", run_config=to_dict(cfg))) as writer:
         log_decisions(writer, summary, directory / "analysis" / "report.html")
 
 

@@ -385,7 +385,7 @@ def _single_process_options() -> ocp.options.MultiprocessingOptions:
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Return an abstract array with the shape, type and sharding of an array, by default on the first local device.
+    """Return an abstract array with the shape, type and sharding of `leaf`, by default on the first local device.
 
     With an explicit sharding, a restore does not depend on the devices that the checkpoint was saved from.
     """

@@ -169,11 +169,11 @@ def _git_revision() -> str | None:
         return None
 
 
-def newest_step(checkpoints: Path) -> int:
+def newest_step(folder: Path) -> int:
     """Return the step of the latest checkpoint in a folder, 0 if there is none."""
-    if not checkpoints.is_dir():
+    if not folder.is_dir():
         return 0
-    return max((int(item.name) for item in checkpoints.iterdir() if item.name.isdecimal()), default=0)
+    return max((int(item.name) for item in folder.iterdir() if item.name.isdecimal()), default=0)
 
 
 # Keys of a stage that determine how long it trains.

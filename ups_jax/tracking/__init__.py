@@ -30,8 +30,8 @@ def check_logging(logging: LoggingConfig) -> None:
         read_context(path)
 
 
-def training_writer(
-    directory: Path, metrics: Path, logging: LoggingConfig, *, stage: str, step: int, run_config: Mapping[str, Any]
+def open_training_writer(
+    directory: Path, metrics_path: Path, logging: LoggingConfig, *, stage: str, step: int, run_config: Mapping[str, Any]
 ) -> Writer:
     """Open the writers of a training stage; drop its JSONL records after `step`, which the training will write again.
 
@@ -40,7 +40,7 @@ def training_writer(
 
     Args:
         directory: Run directory, in which the TensorBoard and W&B folders are created.
-        metrics: Path of the JSONL file.
+        metrics_path: Path of the JSONL file.
         logging: Settings that enable the other writers.
         stage: Name of the training stage.
         step: Step that the stage starts from: 0, or the step of the restored checkpoint.
@@ -50,23 +50,25 @@ def training_writer(
         StorageError: The JSONL file cannot be written.
     """
     with ExitStack() as opened:
-        jsonl = JsonlWriter(metrics)
+        jsonl = JsonlWriter(metrics_path)
         opened.callback(jsonl.close)
-        is_first_start = step == 0 and all(record["stage"] != stage for record in read_jsonl(metrics))
-        jsonl.drop_after(stage, step)
+        is_first_start = step == 0 and all(record["stage"] != stage for record in read_jsonl(metrics_path))
+        jsonl.drop_records_after(stage, step)
         writers: list[Writer] = [jsonl]
         if logging.tensorboard:
             writers.append(TensorboardWriter(directory / "tensorboard", {stage: step}))
             opened.callback(writers[-1].close)
         if logging.wandb.enabled:
-            writers.append(_wandb_writer(directory, logging, str(step), run_config, join=is_first_start))
+            writers.append(_open_wandb_writer(directory, logging, str(step), run_config, join=is_first_start))
         # All writers are open: the caller closes them from now on.
         opened.pop_all()
     return Tee(writers)
 
 
-def evaluation_writer(directory: Path, logging: LoggingConfig, *, name: str, run_config: Mapping[str, Any]) -> Writer:
-    """Open those of the TensorBoard and W&B writers that are enabled, for an evaluation.
+def open_evaluation_writer(
+    directory: Path, logging: LoggingConfig, *, name: str, run_config: Mapping[str, Any]
+) -> Writer:
+    """Open the TensorBoard and W&B writers of an evaluation, each only if `logging` enables it.
 
     In a pipeline, the W&B writer joins the W&B run of the pipeline. Otherwise it creates a new W&B run in the W&B group
     of the run directory.
@@ -81,14 +83,14 @@ def evaluation_writer(directory: Path, logging: LoggingConfig, *, name: str, run
     if logging.tensorboard:
         writers.append(TensorboardWriter(directory / "tensorboard"))
     if logging.wandb.enabled:
-        writers.append(_wandb_writer(directory, logging, name, run_config, join=True))
+        writers.append(_open_wandb_writer(directory, logging, name, run_config, join=True))
     return Tee(writers)
 
 
-def _wandb_writer(
+def _open_wandb_writer(
     directory: Path, logging: LoggingConfig, name_suffix: str, run_config: Mapping[str, Any], *, join: bool
 ) -> Writer:
-    """Return a throttled W&B writer. Its W&B group is named after the folder of the pipeline or the run directory."""
+    """Open a throttled W&B writer, whose W&B group has the name of the pipeline's folder or the run directory."""
     context_file = wandb_context_path()
     # The processes of a pipeline write to several subfolders; the context file lies in the folder of the pipeline.
     group = (directory if context_file is None else context_file.parent).resolve().name

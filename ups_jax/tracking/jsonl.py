@@ -50,7 +50,7 @@ class JsonlWriter(Writer):
             self._file.flush()
         self._last_steps[stage] = step
 
-    def drop_after(self, stage: str, step: int) -> None:
+    def drop_records_after(self, stage: str, step: int) -> None:
         """Delete the records of `stage` after `step`, from which it resumes; the file is replaced atomically."""
         with _storage_errors(self.path):
             self._file.close()

@@ -169,7 +169,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def wandb_mode(configured: str) -> str:
-    """Return `online`, `offline` or `disabled`: the environment variable WANDB_MODE, else the configured mode.
+    """Return `online`, `offline` or `disabled`, from the environment variable WANDB_MODE or else the configuration.
 
     Args:
         configured: The mode of the configuration; `auto` is online if a login exists and offline otherwise.

@@ -87,7 +87,7 @@ class WandbWriter(Writer):
         self._artifacts: list[Path] = []
         self._uploads: list[Any] = []
         self._outcome: Outcome = "finished"
-        self._jobs: queue.Queue[tuple[str, Callable[[Any], None]] | None] = queue.Queue(max_queued)
+        self._operations: queue.Queue[tuple[str, Callable[[Any], None]] | None] = queue.Queue(max_queued)
         shared_run: RunContext | None = None
         try:
             shared_run = None if context_file is None else read_context(context_file)
@@ -106,7 +106,7 @@ class WandbWriter(Writer):
         )
         self._is_started = threading.Event()
         self._creation_time = time.monotonic()
-        self._thread = threading.Thread(target=self._process_jobs, name="wandb", daemon=True)
+        self._thread = threading.Thread(target=self._process_operations, name="wandb", daemon=True)
         if self.mode == "online" and not has_wandb_login():
             # Otherwise wandb prompts for a key on the terminal and blocks.
             self._give_up("no login was found; run `wandb login` or set WANDB_MODE=offline")
@@ -197,7 +197,7 @@ class WandbWriter(Writer):
         self._outcome = outcome
         if self._thread.is_alive():
             with contextlib.suppress(queue.Full):
-                self._jobs.put_nowait(None)
+                self._operations.put_nowait(None)
             self._wait_for_thread()
             if self._thread.is_alive():
                 self._give_up("it did not finish in time; upload the rest with `wandb sync`")
@@ -231,9 +231,9 @@ class WandbWriter(Writer):
         """Queue a function of the W&B run, for a method of this class, unless W&B is switched off."""
         if self._thread.is_alive() and self.problem is None:
             try:
-                self._jobs.put_nowait((method, operation))
+                self._operations.put_nowait((method, operation))
             except queue.Full:
-                self._give_up(f"it hangs: {self._jobs.maxsize} operations are queued")
+                self._give_up(f"it hangs: {self._operations.maxsize} operations are queued")
         self._emit_warnings()
 
     def _emit_warnings(self) -> None:
@@ -253,7 +253,7 @@ class WandbWriter(Writer):
             return 0.0
         return min(sum(map(folder_size, self._artifacts)) / _BYTES_PER_SECOND, self._max_upload_seconds)
 
-    def _process_jobs(self) -> None:
+    def _process_operations(self) -> None:
         """Start the run, execute the queued operations and finish the run. The separate thread executes this method."""
         try:
             run, self.mode = start_run(
@@ -268,7 +268,7 @@ class WandbWriter(Writer):
             return
         self._is_started.set()
         failures = 0
-        while (entry := self._jobs.get()) is not None:
+        while (entry := self._operations.get()) is not None:
             if self.problem is not None:
                 continue
             method, operation = entry

@@ -141,7 +141,7 @@ def flatten_sections(values: Mapping[str, Any], separator: str = "/") -> dict[st
 
 
 class ThrottledWriter(Tee):
-    """Forwards training metrics to another writer at most once in a number of seconds, and drops those in between.
+    """Forwards training metrics to another writer at most once per `seconds`, and drops the metrics in between.
 
     Metrics that include validation metrics are always forwarded. If the last metrics were not forwarded, `close` does
     it. All other calls are forwarded immediately.

@@ -37,7 +37,7 @@ from ups_jax.optim.schedules import build_plateau_rule, host_schedule, patience_
 from ups_jax.runs.best_weights import Weights, check_compatible, first_shape_difference
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, read_validation_metric
 from ups_jax.runs.directory import RunDirectory, StageRecord
-from ups_jax.tracking import Tee, Writer, close_on_exit, training_writer
+from ups_jax.tracking import Tee, Writer, close_on_exit, open_training_writer
 from ups_jax.trainer import oom
 from ups_jax.trainer.console import TrainingProgress, is_end_logged, log_diverged, log_end, was_end_delivered
 from ups_jax.trainer.loop import Loop, run_loop
@@ -333,7 +333,7 @@ def run_with_writers(
     start = int(state.step)
     open_writer: Writer = Tee(())
     if is_host0():
-        open_writer = training_writer(
+        open_writer = open_training_writer(
             run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg)
         )
     with (
