@@ -25,9 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--run-dir", type=Path, required=True, metavar="RUN", help="run directory whose codec encodes the data"
     )
-    parser.add_argument(
-        "--config", help="configuration of the later training on the latents (default: configuration of the run)"
-    )
+    parser.add_argument("--config", help="configuration of the later training (default: configuration of the run)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument(
         "--dtype",

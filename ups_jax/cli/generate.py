@@ -22,9 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the initial fields and coefficients (default: 0)"
     )
-    parser.add_argument(
-        "--trajectories", type=int, metavar="N", help="number of trajectories (default: set by --preset)"
-    )
+    parser.add_argument("--trajectories", type=int, metavar="N", help="number of trajectories (default: by --preset)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return runner.run_command(parser, generate, argv)
 

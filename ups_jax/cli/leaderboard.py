@@ -119,8 +119,6 @@ def print_rows(
     """Print the rows that pass all filters, sorted by a metric; rows without that metric come last.
 
     Args:
-        console: Console to print to.
-        board: The leaderboard.
         filters: Conditions of the form `COLUMN=VALUE`.
         sort_metric: Metric to sort by, best value first.
         metrics: Metrics to show as columns.
@@ -166,8 +164,6 @@ def print_comparison(console: Console, board: Leaderboard, first: str, second: s
     """Print the differences between the configurations of two runs, and their metrics with confidence intervals.
 
     Args:
-        console: Console to print to.
-        board: The leaderboard.
         first: Id of a run.
         second: Id of the other run.
         html_path: HTML page to write, which also has both training curves, or None.
@@ -217,10 +213,6 @@ def demote_champion(
     """Demote the champion of a task, restore the previous champion, and update the labels of both on the leaderboard.
 
     Args:
-        console: Console to print to.
-        board: The leaderboard.
-        champions: The folder of champions.
-        task: Name of the task.
         protocol: Evaluation protocol of the champion; may be None if the task has only one champion.
         reason: Reason, recorded with the demotion.
 

@@ -89,8 +89,6 @@ def write_rollout(
     Args:
         path: Run directory.
         cfg: Configuration with the location of the data.
-        request: Options of the rollout.
-        console: Console to print to.
         correction: Correction of the operator's predictions, in place of the one that `request` selects.
 
     Raises:

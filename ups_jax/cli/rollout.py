@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     run = parser.add_mutually_exclusive_group(required=True)
     run.add_argument("--run-dir", type=Path, metavar="R", help="directory of the trained run")
     run.add_argument(
-        "--champion", metavar="TASK", help="use the champion of this task, the run that the pipeline promoted last"
+        "--champion", metavar="TASK", help="use the champion of this task, which the pipeline promoted last"
     )
     parser.add_argument(
         "--champions",
@@ -24,18 +24,14 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="folder of the champions (default: %(default)s)",
     )
-    parser.add_argument(
-        "--protocol", help="with --champion: evaluation protocol of the champion, if the task has several champions"
-    )
+    parser.add_argument("--protocol", help="with --champion: evaluation protocol, if the task has several champions")
     parser.add_argument(
         "--input",
         required=True,
         metavar="F",
         help="initial frames: a .npy, .npz or HDF5 file, or test:3 for test trajectory 3",
     )
-    parser.add_argument(
-        "--steps", type=runner.positive_int, required=True, metavar="N", help="number of frames to predict"
-    )
+    parser.add_argument("--steps", type=runner.positive_int, required=True, metavar="N", help="frames to predict")
     parser.add_argument("--output", type=Path, required=True, metavar="O", help="HDF5 file to write")
     parser.add_argument(
         "--params",
@@ -46,16 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         help="PDE coefficients, such as nu=0.01",
     )
     parser.add_argument("--task", metavar="NAME", help="task to predict, if the run was trained on several")
-    parser.add_argument(
-        "--dt",
-        type=float,
-        help="time between the frames of the input, to check that it equals the time step of the run",
-    )
+    parser.add_argument("--dt", type=float, help="time between input frames; must equal the time step of the run")
     parser.add_argument("--images", action="store_true", help="also write a PNG image and a film beside the output")
     parser.add_argument("--film", choices=["mp4", "gif"], default="mp4", help="format of the film (default: mp4)")
-    corrector_help = (
-        "stage that corrects the predictions: by their mean error, or with --members by samples of the error"
-    )
+    corrector_help = "stage that corrects the predictions by their mean error, or with --members by sampled errors"
     runner.add_stage_option(parser, STAGE_NEEDS["transient"], corrector_help, name="--corrector")
     parser.add_argument(
         "--correct-every",
@@ -68,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         "--correct-above",
         type=float,
         metavar="X",
-        help="correct only samples with an expected RMS error above X standard deviations of the data",
+        help="correct only samples whose expected RMS error exceeds X standard deviations",
     )
     parser.add_argument(
         "--members",
@@ -84,12 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         help="sampler steps of each ensemble member (default: set by the corrector)",
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed of the ensemble (default: 0)")
-    parser.add_argument(
-        "--limit",
-        type=runner.positive_int,
-        metavar="N",
-        help="predict only the first N samples (initial states) of the input",
-    )
+    parser.add_argument("--limit", type=runner.positive_int, metavar="N", help="read only the first N initial states")
     parser.add_argument(
         "--batch-size",
         type=runner.positive_int,

@@ -27,11 +27,8 @@ def save(
 
     Args:
         path: Run directory, which is created if it is missing.
-        state: Train state.
-        cfg: Configuration of the run.
         dataset: Training data.
         validation: Validation metric of this state; the checkpoint with the lowest one is the best.
-        stage: Name of the stage.
 
     Raises:
         ConfigError: The directory already holds a run of another configuration, or a checkpoint of this step.
@@ -59,7 +56,6 @@ def restore(path: str | Path, like: TrainState, *, stage: str = "operator") -> T
     Args:
         path: Run directory.
         like: State from `init_state`; the result has the same structure and sharding.
-        stage: Name of the stage.
 
     Raises:
         CheckpointError: The directory holds no checkpoint of the stage, or the checkpoint is damaged.

@@ -55,10 +55,6 @@ def best_weights(path: Path, stage: str) -> Weights:
 
     If it is damaged, a warning is emitted and the best readable checkpoint is used.
 
-    Args:
-        path: Run directory.
-        stage: Name of the stage.
-
     Raises:
         CheckpointError: `path` holds no run, or no readable checkpoint of the stage.
     """
@@ -117,14 +113,13 @@ def _best_weights_and_read_errors(
 
 
 def _warn_of_better_checkpoints(
-    directory: Path, step: int, read_errors: dict[int, str], quarantined_metrics: dict[str, Any]
+    directory: Path, step: int, errors: dict[int, str], quarantined_metrics: dict[str, Any]
 ) -> None:
     """Warn if checkpoints are damaged that were better than the checkpoint of `step`, which is used instead.
 
     Args:
         directory: Folder of the stage's checkpoints.
-        step: Step of the checkpoint that is used.
-        read_errors: Errors of unreadable checkpoints by step.
+        errors: Errors of unreadable checkpoints by step.
         quarantined_metrics: Validation metrics of quarantined checkpoints by step, from the run's record.
     """
     validation = read_validation_metric(directory / str(step))
@@ -133,10 +128,7 @@ def _warn_of_better_checkpoints(
         for number, value in quarantined_metrics.items()
         if validation is None or not isinstance(value, float | int) or value < validation
     ]
-    lines = [
-        *read_errors.values(),
-        *(f"{directory}: step {number} is damaged and was quarantined" for number in better),
-    ]
+    lines = [*errors.values(), *(f"{directory}: step {number} is damaged and was quarantined" for number in better)]
     if lines:
         warnings.warn(
             f"{'; '.join(lines)}; step {step}, the best of the other checkpoints, is used instead", stacklevel=3

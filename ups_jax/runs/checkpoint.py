@@ -157,7 +157,6 @@ class Checkpoints:
         """Start an asynchronous save of a state, unless its step is already saved.
 
         Args:
-            state: Train state.
             meta: JSON metadata, from `checkpoint_meta`.
             validation: Validation metric, lower is better. A checkpoint whose metric is None or not finite is never
                 the best.
@@ -200,7 +199,6 @@ class Checkpoints:
         """Return the saved state of a step.
 
         Args:
-            step: Step of the checkpoint.
             like: State or abstract state; the result has the same structure and sharding.
 
         Raises:
@@ -211,12 +209,7 @@ class Checkpoints:
     def restore_weights(self, step: int, like: TrainState) -> TrainState:
         """Return a copy of `like` with the step, parameters, parameter average and scale from a checkpoint.
 
-        All other parts, such as the optimizer state, stay abstract. Do not call this method and `restore` on the same
-        object.
-
-        Args:
-            step: Step of the checkpoint.
-            like: Abstract state.
+        All other parts stay abstract, such as the optimizer state. Do not also call `restore` on the same object.
 
         Raises:
             CheckpointError: The checkpoint is damaged or has another structure.

@@ -42,7 +42,6 @@ def open_training_writer(
         directory: Run directory, in which the TensorBoard and W&B folders are created.
         metrics_path: Path of the JSONL file.
         logging: Settings that enable the other writers.
-        stage: Name of the training stage.
         step: Step that the stage starts from: 0, or the step of the restored checkpoint.
         run_config: Configuration to log to W&B.
 

@@ -113,12 +113,10 @@ def start_run(
     """Start or join a W&B run; if this fails online, start an offline run.
 
     Args:
-        spec: The run to start or join.
         mode: `online` or `offline`.
         init_timeout: Seconds to wait for the first answer of W&B.
         finish_timeout: Seconds that wandb may take to send the remaining data when the run is finished.
-        warn: Function of a warning: the run is offline although `mode` is `online`, or the context file cannot be
-            written.
+        warn: Receives a message if an online run is replaced by an offline one, or the context file cannot be written.
     """
     # Not at module level: the import takes a second, and a failing import must be handled like any other W&B error.
     import wandb
@@ -151,7 +149,6 @@ def finish_run(run: Any, outcome: Outcome) -> None:
     """Finish a W&B run with the exit code that belongs to its outcome; W&B shows a stopped run as preempted.
 
     Args:
-        run: Run from `wandb.init`.
         outcome: How the training or evaluation ended.
 
     Raises:

@@ -147,7 +147,6 @@ class ThrottledWriter(Tee):
     it. All other calls are forwarded immediately.
 
     Args:
-        writer: The writer to forward to.
         seconds: Minimum time between forwarded training metrics.
         clock: Returns the current time in seconds.
     """
