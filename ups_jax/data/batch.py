@@ -36,7 +36,7 @@ class Batch:
         bc: (b, dimensions, 2), code of the boundary type of each side.
         task_id: (b,), index of the task in `data.tasks`.
         trajectory_id: (b,), index of the trajectory in its source.
-        draws: Random numbers that a loss has drawn for each row, by name; empty until then.
+        draws: Random numbers that a loss has drawn for each row, by name; empty before that.
         task: Index of the task in `data.tasks`, as static pytree structure: a jitted function compiles once per task.
     """
 
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def num_rows(self) -> int:
-        """The number of rows on this host."""
+        """The number of batch rows on this host."""
         return len(next(iter(self.arrays.values())))
 
     @property

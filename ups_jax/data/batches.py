@@ -177,7 +177,7 @@ class StageBatches:
         )
 
     def group_size(self, process_index: int, process_count: int, max_bytes: int = MAX_GROUPED_BYTES) -> int:
-        """Return the number of batches to read together, with at most `max_bytes` in all; 1 for several tasks."""
+        """Return how many batches to read at once: as many as fit into `max_bytes`, but 1 for several tasks."""
         if len(self.datasets) > 1:
             return 1
         try:
@@ -190,7 +190,7 @@ class StageBatches:
     def read_group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """Return a host's rows of the batches n to n + count - 1.
 
-        If one of them cannot be read, return an empty list, or raise its `DataError` if `count` is 1.
+        If a batch cannot be read, return an empty list, or raise `DataError` if `count` is 1.
         """
         try:
             return self.read(n, count, process_index, process_count)
@@ -206,7 +206,7 @@ class StageBatches:
         return self.read_task(task, number, count, process_index, process_count)
 
     def read_task(self, task: int, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
-        """Return a host's rows of the batches n to n + count - 1 of one task, whose batches are counted separately."""
+        """Return a host's rows of the batches n to n + count - 1, counting only the batches of the task `task`."""
         rows = read_rows(self.datasets[task], self.window_plans[task], n, count, process_index, process_count)
         rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
         size = len(rows["mask"]) // count

@@ -111,7 +111,7 @@ def coefficient_scales(task_cfgs: Sequence[TaskConfig]) -> dict[str, Literal["li
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Columns:
-    """The fields of `Conditions` that do not depend on other tasks."""
+    """Values, mask and notes of one task's coefficients, before the statistics over all tasks are known."""
 
     values: Float32[np.ndarray, "n p"]
     mask: Float32[np.ndarray, "n p"]

@@ -21,7 +21,7 @@ class Trajectories:
 
     Attributes:
         fields: Fields of each trajectory and frame.
-        inputs: Input fields of steady tasks and of point clouds; zero channels for other tasks.
+        inputs: Input fields of steady tasks and of point clouds; for other tasks, an array without channels.
         cond: PDE coefficients of each trajectory.
         cond_mask: 1 where the value of the coefficient is available.
         time: Time of each frame.

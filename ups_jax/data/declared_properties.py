@@ -134,7 +134,7 @@ class NeighbourDifferences:
         self._squares = [np.zeros((points, channels)) for points in shape]
 
     def update(self, fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Add the squared differences in the fields of further trajectories."""
+        """Add the squared differences between neighbouring points of further trajectories to the sums."""
         for axis, squares in enumerate(self._squares):
             other_axes = tuple(index for index in range(fields.ndim - 1) if index != 2 + axis)
             squares[:-1] += np.square(np.diff(fields, axis=2 + axis), dtype=np.float64).sum(axis=other_axes)

@@ -129,7 +129,8 @@ def _split_trajectories(
     if (cfg.method == "file" and (native or not by_role)) or (cfg.method == "native" and not native):
         required = {"file": "{train: FILE, test: FILE}", "native": "a folder with train, valid and test"}[cfg.method]
         raise ConfigError(
-            f"key `data.split.method`: is {cfg.method}; set `{key}` to {required}, or give another method"
+            f"key `data.split.method`: {cfg.method} takes the split from `{key}`, which must then be {required}; "
+            f"change `{key}`, or give another method"
         )
     if by_role:
         if cfg.method in ("pdebench", "hash"):
@@ -163,6 +164,6 @@ def _is_grouped_by_seed(source: Source) -> bool:
 
 
 def _original_name(source: Source) -> str:
-    """Return the name of a file, or of the file that shards were converted from, so that both are split alike."""
+    """Return a file's name; for shards, the name of the file before conversion, so that both are split alike."""
     source = source.source if isinstance(source, SteadyStateSource) else source
     return source.original_name if isinstance(source, ShardsSource) else Path(source.name).name

@@ -71,7 +71,7 @@ class Inspection:
         coefficients: Smallest and largest value of each coefficient that varies.
         constants: Value of each coefficient that does not vary.
         boundary: Boundary conditions as the file states them; empty if it states none.
-        hints: Properties that could be declared, with the configuration keys.
+        hints: Properties of the data that the configuration could declare, with the keys that declare them.
     """
 
     path: Path
@@ -276,7 +276,7 @@ def _spaced_ids(source: Source, max_bytes: int | None) -> Int[np.ndarray, " n"]:
 
 
 def _default_channel_names(layout: Layout, path: Path, channel_count: int) -> tuple[str, ...]:
-    """Return names for the channels of a file that does not name them."""
+    """Return default names for the channels of a file without channel names."""
     if channel_count == 1:
         return ("h",) if _task_name(layout, path, 2).startswith("shallow_water") else ("u",)
     return (

@@ -45,7 +45,7 @@ class Mixture:
         return "+".join(dataset.fingerprint for dataset in self.datasets)
 
     def split_record(self) -> dict[str, Any]:
-        """Return the content of a run's `split.json`: the split of the only task, or the splits of several by name."""
+        """Return the content of a run's `split.json`: the split of the only task, or of several tasks by name."""
         records = {data.task.name: split_record(data.splits, data.source.trajectories) for data in self.datasets}
         return next(iter(records.values())) if len(records) == 1 else records
 
@@ -87,7 +87,7 @@ def task_shares(mixing: MixingConfig, train_counts: Mapping[str, int]) -> tuple[
 class TaskSchedule:
     """The task of each training step, in shuffled blocks of 64 steps.
 
-    In every block, the number of steps of a task is its share of the block to within one step.
+    In every block, a task has its share of the 64 steps to within one step.
 
     Attributes:
         key: Key of the random stream that shuffles each block.
@@ -100,39 +100,41 @@ class TaskSchedule:
     def task_and_number_at(self, n: int) -> tuple[int, int]:
         """Return the index of the task of step n, and the number of this task's steps before step n."""
         block, position = divmod(n, BLOCK_STEPS)
-        order = _block_tasks(self.key, self.shares, block)
+        order = _tasks_of_block(self.key, self.shares, block)
         task = int(order[position])
         steps_before = _step_counts_before(self.key, self.shares, block)[task] + np.sum(order[:position] == task)
         return task, int(steps_before)
 
 
 @lru_cache(maxsize=256)
-def _block_tasks(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " n"]:
-    """Return the task index of each step of the block with the number `block`."""
-    rng = philox_generator(key, (0, block))
+def _tasks_of_block(
+    stream_key: tuple[int, int], task_shares: tuple[float, ...], block_number: int
+) -> Int[np.ndarray, " n"]:
+    """Return the index of the task of each step in one block of 64 steps, drawn from a random stream."""
+    rng = philox_generator(stream_key, (0, block_number))
     # Evenly spaced points with one random offset: a share that is not a whole number of steps is met on average.
     points = (np.arange(BLOCK_STEPS) + rng.random()) / BLOCK_STEPS
-    tasks = np.searchsorted(np.cumsum(shares)[:-1], points, side="right")
+    tasks = np.searchsorted(np.cumsum(task_shares)[:-1], points, side="right")
     return rng.permutation(tasks)
 
 
 def _step_counts_before(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " t"]:
-    """Return the number of steps of each task in all blocks before `block`.
-
-    The sum is over runs of blocks whose lengths are powers of two, so that the counts of each run can be cached.
-    """
+    """Return each task's number of steps in all blocks before `block`, from counts of 2**k blocks, which are cached."""
     counts, start = np.zeros(len(shares), int), 0
     for power in reversed(range(block.bit_length())):
         if block >> power & 1:
-            counts = counts + _run_step_counts(key, shares, start, power)
+            counts = counts + _step_counts_in_blocks(key, shares, start, power)
             start += 1 << power
     return counts
 
 
 @lru_cache(maxsize=8192)
-def _run_step_counts(key: tuple[int, int], shares: tuple[float, ...], start: int, power: int) -> Int[np.ndarray, " t"]:
-    """Return the number of steps of each task in the `2**power` blocks from block `start` on."""
+def _step_counts_in_blocks(
+    key: tuple[int, int], shares: tuple[float, ...], start: int, power: int
+) -> Int[np.ndarray, " t"]:
+    """Return each task's number of steps in the `2**power` blocks from block `start` on."""
     if power == 0:
-        return np.bincount(_block_tasks(key, shares, start), minlength=len(shares))
+        return np.bincount(_tasks_of_block(key, shares, start), minlength=len(shares))
     half = 1 << (power - 1)
-    return _run_step_counts(key, shares, start, power - 1) + _run_step_counts(key, shares, start + half, power - 1)
+    first_half = _step_counts_in_blocks(key, shares, start, power - 1)
+    return first_half + _step_counts_in_blocks(key, shares, start + half, power - 1)

@@ -49,7 +49,7 @@ def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
 
 
 def open_mixture(cfg: Config) -> Mixture:
-    """Open and check the data of all tasks of a configuration, on which one new model is trained.
+    """Open and check the data of all tasks of a configuration, in order to train one new model on all of them.
 
     Raises:
         ConfigError: As in `open_dataset`, or two tasks declare different scales of a coefficient.
@@ -72,7 +72,7 @@ def from_arrays(
     *,
     task: Task | None = None,
 ) -> Dataset:
-    """Return the dataset of a configuration's only task from arrays, with the same checks as for data in a file.
+    """Return the dataset of a configuration's only task, made from arrays and checked like data in a file.
 
     Args:
         fields: Fields of all trajectories in physical units. The channel axis may be absent for one channel.
@@ -250,7 +250,7 @@ def _link_tasks(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset]:
-    """Open and check the data of each configured task, for the trained model of its entry in `trained_tasks` if any."""
+    """Open and check the data of each configured task; `trained_tasks` has the trained model's task for it, or None."""
     # With `data.source: latents`, the memory is reserved for the latents: training reads fields only to check and to
     # validate, so that they stay on disk.
     free_bytes = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
@@ -290,7 +290,7 @@ def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Da
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _OpenedSource:
-    """The source of a task, opened, but with unchecked fields.
+    """The opened source of a task, before the values of the fields are checked.
 
     Attributes:
         trained_task: Task of a trained model, whose statistics are kept; None if the data define them.
@@ -462,8 +462,8 @@ def _checked_point_dataset(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
     moving = declared_properties.name_indices(cloud.position_channels, source.channel_names, "channels")
     if periodic and cloud.box_from_points and trained_task is None:
         raise DataError(
-            f"{source.name}: has no `box`, whose sides are the periods of {', '.join(task_cfg.periodic)}; write a "
-            "dataset `box` to the file"
+            f"{source.name}: the periods of the periodic axes {', '.join(task_cfg.periodic)} are unknown, because the "
+            "file has no dataset `box` with the corners of the domain; write this dataset to the file"
         )
     domain = cloud if trained_task is None else trained_task
     content = ContentScan(source)
@@ -513,7 +513,7 @@ def _grid_task_and_notes(trained_task: Task, source: Source, stride: int) -> tup
 
 
 def _point_task_and_notes(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
-    """Return the task of a trained model with the points and time step of a source, and a note if the step differs."""
+    """Return a trained model's task with the points and time step of a source, and a note if the time step differs."""
     names = tuple(item.name for item in trained_task.inputs)
     if names != source.input_channels:
         raise DataError(

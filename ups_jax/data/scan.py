@@ -125,7 +125,7 @@ def check_overlap(content: ContentScan, splits: Splits, source_name: str) -> lis
 
     Raises:
         DataError: A test or validation trajectory equals a training trajectory, or a trajectory of separate test files
-            starts from the same frame as one.
+            starts from the same frame as a training trajectory.
     """
     digests_by_relation = {
         "are identical to": content.trajectory_hashes,

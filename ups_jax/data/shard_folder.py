@@ -73,7 +73,7 @@ class ShardManifest:
         return asdict(self)  # type: ignore[call-overload]
 
 
-M = TypeVar("M", bound=ShardManifest)
+ManifestT = TypeVar("ManifestT", bound=ShardManifest)
 
 
 def is_shard_intact(folder: Path, shard: Shard) -> bool:
@@ -83,7 +83,7 @@ def is_shard_intact(folder: Path, shard: Shard) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardFolderFormat(Generic[M]):
+class ShardFolderFormat(Generic[ManifestT]):
     """The format of one kind of shard folder, with methods that read and write folders in this format.
 
     Attributes:
@@ -94,29 +94,29 @@ class ShardFolderFormat(Generic[M]):
         check_manifest: Takes the path of a manifest and the manifest; raises `DataError` if it is invalid.
     """
 
-    manifest_class: type[M]
+    manifest_class: type[ManifestT]
     manifest_name: str
     shard_pattern: str
     activity: str
     hint: str
-    check_manifest: Callable[[Path, M], None]
+    check_manifest: Callable[[Path, ManifestT], None]
 
-    def read_manifest(self, path: Path, name: str = "") -> M:
-        """Return the manifest in the file `name` of a folder, by default the manifest of a complete folder.
+    def read_manifest(self, folder: Path, file_name: str = "") -> ManifestT:
+        """Return the manifest in the file `file_name` of a folder, by default the manifest of a complete folder.
 
         Raises:
             DataError: There is no such file, or it is damaged or was changed after it was written.
         """
-        file = path / (name or self.manifest_name)
+        file = folder / (file_name or self.manifest_name)
         try:
             content: dict[str, Any] = read_json(file)
             digest = content.pop("digest")
             manifest = TypeAdapter(self.manifest_class).validate_python(content)
         except FileNotFoundError:
-            if (path / UNFINISHED).is_file():
+            if (folder / UNFINISHED).is_file():
                 again = "run the same command again to continue"
-                raise DataError(f"{path}: the {self.activity} of this folder was interrupted; {again}") from None
-            raise DataError(f"{path}: has no {file.name}; {self.hint}") from None
+                raise DataError(f"{folder}: the {self.activity} of this folder was interrupted; {again}") from None
+            raise DataError(f"{folder}: has no {file.name}; {self.hint}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
             raise DataError(f"{file}: cannot be read ({first_line(error)}); {self.hint}") from None
         self.check_manifest(file, manifest)
@@ -161,11 +161,11 @@ class ShardFolderFormat(Generic[M]):
                         raise storage_error(file, error) from None
             yield
 
-    def completed_shards(self, path: Path, check_same: Callable[[M], None]) -> tuple[Shard, ...]:
+    def completed_shards(self, path: Path, check_same: Callable[[ManifestT], None]) -> tuple[Shard, ...]:
         """Return the shards that an interrupted command has written to a folder, up to the first damaged one.
 
         Args:
-            check_same: Takes the manifest of that command; raises `DataError` if this command writes other data.
+            check_same: Raises `DataError` if the manifest of the interrupted command is for other data.
         """
         if not (path / UNFINISHED).is_file():
             return ()
@@ -176,12 +176,12 @@ class ShardFolderFormat(Generic[M]):
     def write_missing_shards(
         self,
         path: Path,
-        plan: M,
+        plan: ManifestT,
         completed_shards: tuple[Shard, ...],
         write_shard: Callable[[int], Shard],
-        finish_manifest: Callable[[M], M] = lambda manifest: manifest,
+        finish_manifest: Callable[[ManifestT], ManifestT] = lambda manifest: manifest,
     ) -> None:
-        """Write the missing shards to a locked folder, each followed by the unfinished manifest, then the final one.
+        """Write the missing shards to a locked folder, the unfinished manifest after each, and the final manifest last.
 
         Args:
             plan: The manifest without shards.
@@ -201,5 +201,5 @@ class ShardFolderFormat(Generic[M]):
         (path / UNFINISHED).unlink(missing_ok=True)
 
 
-def _with_shards(manifest: M, shards: tuple[Shard, ...]) -> M:
+def _with_shards(manifest: ManifestT, shards: tuple[Shard, ...]) -> ManifestT:
     return replace(manifest, shards=shards)  # type: ignore[type-var]

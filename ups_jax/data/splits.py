@@ -49,7 +49,7 @@ class Splits:
 
 
 def random_split(trajectories: int, cfg: SplitConfig, source_name: str) -> Splits:
-    """Split a number of trajectories at random, by the configured shares and seed.
+    """Split the trajectories 0 to `trajectories` - 1 at random, by the configured shares and seed.
 
     Raises:
         DataError: There are too few trajectories for three splits.
@@ -119,7 +119,7 @@ def split_by_files(sizes: Mapping[str, int], cfg: SplitConfig, source_name: str)
             )
         return Splits(train=ids["train"], val=ids["val"], test=ids["test"], has_test_files=True)
     train_count, test_count = sizes["train"], sizes["test"]
-    val = _share_count(cfg.val, train_count)
+    val = _trajectory_count(cfg.val, train_count)
     if train_count < val + 1 or test_count < 1:
         raise DataError(
             f"{source_name}: the files contain {train_count} training and {test_count} test trajectories, but with "
@@ -148,7 +148,7 @@ def read_split(path: str | Path, trajectories: int, source_name: str, task: str)
     """Read the splits of the task `task` from the `split.json` of a run.
 
     Args:
-        path: JSON file with a `split_record`, or with one for each of several tasks by name.
+        path: JSON file with a result of `split_record`, or for several tasks with one by the name of each task.
         trajectories: Number of trajectories in the data.
         source_name: Name of the data in messages.
 
@@ -194,7 +194,7 @@ def split_predictor_and_corrector(
     Raises:
         DataError: No trajectory is left for the predictor.
     """
-    held_out = _share_count(share, len(train_ids))
+    held_out = _trajectory_count(share, len(train_ids))
     if held_out >= len(train_ids):
         raise DataError(
             f"{source_name}: none of the {len(train_ids)} training trajectories is left for the predictor with "
@@ -212,7 +212,7 @@ def split_record(splits: Splits, trajectories: int) -> dict[str, Any]:
 
 def _val_and_test_counts(trajectories: int, cfg: SplitConfig, source_name: str) -> tuple[int, int]:
     """Return the numbers of validation and test trajectories; raise `DataError` if none is left for training."""
-    val, test = _share_count(cfg.val, trajectories), _share_count(cfg.test, trajectories)
+    val, test = _trajectory_count(cfg.val, trajectories), _trajectory_count(cfg.test, trajectories)
     if trajectories < val + test + 1:
         raise DataError(
             f"{source_name}: contains {trajectories} trajectories, but with `data.split.val={cfg.val}` and "
@@ -226,11 +226,11 @@ def _split_ordered_ids(ids: Int[np.ndarray, " n"], val: int, test: int) -> Split
     return Splits(train=np.sort(ids[val + test :]), val=np.sort(ids[test : val + test]), test=np.sort(ids[:test]))
 
 
-def _share_count(share: float, trajectories: int) -> int:
-    """Return the share of a number of trajectories, rounded, but at least 1."""
+def _trajectory_count(share: float, trajectories: int) -> int:
+    """Return `share` times the number of trajectories, rounded to an integer of at least 1."""
     return max(1, round(share * trajectories))
 
 
 def _shuffled_ids(trajectories: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Return the ids of this number of trajectories in random order."""
+    """Return the ids 0 to `trajectories` - 1 in random order."""
     return np.random.default_rng(abs(seed)).permutation(trajectories)

@@ -33,7 +33,7 @@ class Moments:
         self._change = np.zeros(max(0, frames - stride))
 
     def update(self, fields: Float[np.ndarray, "n t *s c"], mask: Float[np.ndarray, "n *s"] | None = None) -> None:
-        """Add the fields of further trajectories.
+        """Add the fields of further trajectories to the statistics.
 
         Args:
             fields: Fields, which must be 0 where `mask` is 0.

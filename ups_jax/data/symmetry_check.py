@@ -113,9 +113,9 @@ def _sample_features_and_changes(
     periodic: Sequence[bool],
     generator: np.random.Generator,
 ) -> tuple[Float64[np.ndarray, "m f"], Float64[np.ndarray, "m c"]]:
-    """Return the features of the law at random points, and the changes of the fields there to the next frame.
+    """Return the inputs of the local law at random points, and the changes of the fields there to the next frame.
 
-    No point is drawn so close to the end of an axis that is not periodic that its neighbourhood would not fit.
+    Points whose neighbourhood would extend beyond the end of a non-periodic axis are not drawn.
     """
     count, frames, *shape, channels = fields.shape
     radius = [min(_RADIUS[len(shape)], (points - 1) // 2) for points in shape]
@@ -150,6 +150,6 @@ def _fit_law(features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "
 def _relative_error(
     law: Float64[np.ndarray, "f c"], features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "m c"]
 ) -> float:
-    """Return the norm of the law's error divided by the norm of the change, or 0 if the change is 0."""
+    """Return |features @ law - change| / |change|, the relative error of the fitted law; 0 if `change` is 0."""
     total = np.linalg.norm(change)
     return float(np.linalg.norm(features @ law - change) / total) if total > 0 else 0.0

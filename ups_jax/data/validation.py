@@ -80,7 +80,7 @@ def _task_problems(cfg: Config) -> list[str]:
 def _check_values(
     cfg: Config, task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
 ) -> None:
-    """Pass each check of the field values to `run_check`, which records its error.
+    """Run each check of the field values through `run_check`, which records the error of a failed check.
 
     Statistics leave out trajectories with NaN or Inf, so that one defect does not hide others.
     """

@@ -124,7 +124,7 @@ def draw_windows(plan: WindowPlan, n: int, count: int = 1) -> WindowDraw:
 def _random_starts_shifts_and_symmetries(
     plan: WindowPlan, n: int
 ) -> tuple[Float64[np.ndarray, " b"], Int[np.ndarray, "d b"], Bool[np.ndarray, "k b"]]:
-    """Return random numbers for batch n: uniform ones that select the starts, shifts, and the symmetries to apply."""
+    """Return the random draws of batch n: numbers in [0, 1) that select the starts, shifts, and applied symmetries."""
     size, generator = plan.batch_size, rng.philox_generator(plan.key, (_BATCH, n))
     uniform = generator.random(size)
     shifts = generator.integers(0, plan.shape, (size, len(plan.shape))).T
@@ -132,7 +132,7 @@ def _random_starts_shifts_and_symmetries(
 
 
 def _compose_symmetries(plan: WindowPlan, selected: Bool[np.ndarray, "k b"]) -> dict[str, np.ndarray]:
-    """Return the composition of each window's selected symmetries, as fields of `WindowDraw` by name."""
+    """Return the flips, signs and orders of `WindowDraw` that compose the symmetries selected for each window."""
     size = selected.shape[1]
     flips = np.zeros((size, len(plan.shape)), bool)
     signs = np.ones((size, plan.channels), np.float32)
@@ -152,7 +152,7 @@ def _compose_symmetries(plan: WindowPlan, selected: Bool[np.ndarray, "k b"]) -> 
 
 
 def augment(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Float32[np.ndarray, "b t *s c"]:
-    """Return the windows, each with the augmentation that `draw` contains for it."""
+    """Return the windows, each changed by its shifts, flips, signs and orders in `draw`."""
     for axis, (shift, flip) in enumerate(zip(draw.shifts.T, draw.flips.T, strict=True)):
         if not (shift.any() or flip.any()):
             continue
@@ -170,7 +170,7 @@ def augment(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Float
 def _permute_axes_and_channels(
     windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw
 ) -> Float32[np.ndarray, "b t *s c"]:
-    """Return the windows, each with its axes and channels in the order that `draw` contains for it."""
+    """Return the windows with axes and channels permuted by `draw.axis_order` and `draw.channel_order`."""
     orders = np.concatenate([draw.axis_order, draw.axis_order.shape[1] + draw.channel_order], axis=1)
     identity = np.arange(orders.shape[1])
     if (orders == identity).all():
@@ -196,7 +196,7 @@ def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], draw: WindowDraw) -> F
 
 @lru_cache(maxsize=4)
 def _epoch_order(key: tuple[int, int], epoch: int, count: int) -> Int[np.ndarray, " n"]:
-    """Return the `count` windows of an epoch in random order. Cached: the drawing takes a fifth of a batch's time."""
+    """Return the indices of an epoch's `count` windows in random order, cached because drawing them takes time."""
     order = rng.philox_generator(key, (_EPOCH, epoch)).permutation(count)
     order.flags.writeable = False
     return order

@@ -64,7 +64,7 @@ def is_one_cpu(mesh: Mesh) -> bool:
 def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
     """Raise ConfigError if the rows of a train step do not divide evenly over the devices of the mesh.
 
-    Also raise it if the mesh lacks devices of some process of a multi-process run.
+    The error is also raised if the mesh of a multi-process run leaves out devices.
 
     Args:
         rows: Rows of a train step, summed over micro-batches.
@@ -85,8 +85,8 @@ def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
 def partition_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
     """Return the partition spec of a state array of this shape.
 
-    The largest axis that the mesh's size along `fsdp` divides is split; of equally large axes, the last one. Small
-    arrays and arrays without such an axis are replicated.
+    The largest axis whose length is a multiple of the mesh's size along `fsdp` is split; of equally large axes, the
+    last one. Small arrays and arrays without such an axis are replicated.
     """
     shards = mesh.shape[_FSDP]
     divisible = [axis for axis, size in enumerate(shape) if size % shards == 0]

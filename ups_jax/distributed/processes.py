@@ -33,7 +33,7 @@ _PROCESS = _Process()
 
 
 class ProcessSlice(TypedDict):
-    """Arguments of the batch readers that select the rows of one process."""
+    """The arguments of the batch readers that select one process's share of the batch rows."""
 
     process_index: int
     process_count: int

@@ -34,7 +34,7 @@ class LatentCache:
         Args:
             ids: Index of the trajectory of each window.
             frames: Frame indices of each window. The latent of a frame encodes the context that ends with this frame.
-            width: How many of the first numbers of each token to return; all by default.
+            width: How many of the first features of each token to return; all by default.
         """
         manifest = self.manifest
         width = manifest.width if width is None else width
@@ -77,7 +77,7 @@ class LatentWindows:
     """Windows of latents, on which a stage trains instead of windows of fields.
 
     They are drawn like windows of fields, but on the grid of tokens. The only augmentation is a random roll by whole
-    tokens along periodic axes: the codec is equivariant to it, but not to the other symmetries of a task.
+    tokens along periodic axes: the codec commutes with such a roll, but not with the other symmetries of a task.
 
     Attributes:
         context: Number of frames in the context. One latent contains the whole context.
@@ -88,14 +88,14 @@ class LatentWindows:
     pushforward: int
 
     def adapt_plan(self, plan: windows.WindowPlan) -> windows.WindowPlan:
-        """Return the plan by which windows of latents are drawn, given the plan for windows of fields."""
+        """Return the settings for drawing windows of latents, given the settings for windows of fields."""
         return replace(plan, shape=self.cache.manifest.tokens, channels=1, symmetries=())
 
     def read_batch(self, draw: windows.WindowDraw) -> dict[str, np.ndarray]:
         """Return a batch: the model inputs `latents`, and the `targets` with which its predictions are compared.
 
         `latents` belong to the last context frame and to the frames of the pushforward steps. `targets` are the patches
-        of all later frames, which the codec copies into the first numbers of each token.
+        of all later frames, which the codec copies into the first features of each token.
         """
         frames = draw.frames[:, self.context - 1 :]
         input_frames, scored_frames = frames[:, : 1 + self.pushforward], frames[:, 1 + self.pushforward :]

@@ -1,4 +1,4 @@
-"""The manifest of a folder of latents, and its key, which identifies the encoder and the data of the latents.
+"""The manifest of a folder of latents, which contains a key that identifies the encoder and the data.
 
 A shard is an .npy file of shape (trajectories, frames, *tokens, width) with the latents of whole trajectories.
 """
@@ -75,8 +75,8 @@ class LatentManifest(ShardManifest):
         first: Index of the frame to which the first latent belongs: the last frame of the first whole context.
         tokens: Number of tokens along each axis.
         width: Number of values in each token.
-        carried: How many of these, from the first on, are the patch of the newest frame. Then follow the patches of
-            earlier frames, and learned features.
+        carried: How many values of each token, from the first on, are the patch of the newest frame. The patches of
+            earlier frames and learned features follow.
     """
 
     key: LatentKey

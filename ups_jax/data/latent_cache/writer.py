@@ -28,7 +28,7 @@ def write_latents(
     overwrite: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> bool:
-    """Write the latents of all trajectories to a folder. Return False if it was complete already, otherwise True.
+    """Write the latents of all trajectories to a folder. Return False if the folder was already complete, else True.
 
     Args:
         plan: Manifest of the folder, without shards.
@@ -65,7 +65,7 @@ def trajectories_per_shard(trajectory_shape: tuple[int, ...], dtype: str, shard_
 
 
 def _check_matches_plan(out: Path, plan: LatentManifest, manifest: LatentManifest) -> None:
-    """Raise `DataError` if the manifest of a folder does not match the planned one, apart from its shards."""
+    """Raise `DataError` if a folder's manifest differs from the plan in anything but the list of shards."""
     if replace(manifest, shards=()) != plan:
         differences = ", ".join(manifest.key.differences(plan.key)) or "settings"
         raise DataError(

@@ -29,7 +29,7 @@ def write_hdf5(
     overwrite: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Convert a data file or folder to the HDF5 file `out` and return the name of the layout chosen for that file.
+    """Convert a data file or folder to the HDF5 file `out`, and return the name of the HDF5 layout that was written.
 
     Args:
         channels: Channels to convert, in this order; all by default.

@@ -65,7 +65,7 @@ def convert_to_shards(
     overwrite: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> bool:
-    """Convert a data file to the folder of shards `out`. Return False if it was complete already, otherwise True.
+    """Convert a data file to the folder of shards `out`. Return False if the folder was already complete, else True.
 
     Args:
         channels: Channels to convert, in this order; all by default.
@@ -142,7 +142,7 @@ def _coefficient_entry(values: np.ndarray) -> float | tuple[float | None, ...]:
 
 
 def _original_file(path: Path, layout: Layout, source: Source) -> OriginalFile:
-    """Return the manifest's entry about the file `path`, copied from its own manifest if it is a folder of shards."""
+    """Return the manifest entry about the converted file `path`; if that is a folder of shards, return its entry."""
     if isinstance(source, ShardsSource):
         return source.manifest.origin
     files = [path]
@@ -154,7 +154,7 @@ def _original_file(path: Path, layout: Layout, source: Source) -> OriginalFile:
 
 
 def _check_matches_plan(out: Path, plan: Manifest, manifest: Manifest) -> None:
-    """Raise `DataError` if the manifest of a folder does not match the planned one, apart from its shards."""
+    """Raise `DataError` if a folder's manifest differs from the plan in anything but the list of shards."""
     if replace(manifest, shards=(), statistics=()) != plan:
         raise DataError(
             f"{out}: contains other shards: of another file, of another version of {plan.origin.name}, or with other "
@@ -198,7 +198,7 @@ def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard
 
 
 class _Record(NamedTuple):
-    """A record of a trajectory: its number, the column of its first channel in the statistics, and its values."""
+    """The values of one record, its number within the trajectory, and the statistics column of its first channel."""
 
     position: int
     first_column: int
@@ -227,7 +227,7 @@ def _iterate_records(source: Source, plan: Manifest, trajectory: int) -> Iterato
 
 def _not_finite_error(source: Source, location: str) -> DataError:
     """Return the error for NaN or Inf at a location in a source."""
-    return DataError(f"{source.name}: contains NaN or Inf in {location}; remove or recompute it")
+    return DataError(f"{source.name}: contains NaN or Inf in {location}; remove or recompute these values")
 
 
 def _channel_statistics(values: Float32[np.ndarray, "t *s"]) -> ChannelStatistics:

@@ -86,7 +86,7 @@ class DescribedSource:
 
 
 def array_path(path: Path, description: Mapping[str, Any]) -> Path:
-    """Return the path of the array file that a description, read from the YAML file `path`, names.
+    """Return the path of the array file that is named in `description`, the content of the YAML file `path`.
 
     Raises `DataError` if the path leads out of the YAML file's folder.
     """

@@ -120,7 +120,7 @@ def detect_layout(path: str | Path) -> Layout:
 def open_file(path: str | Path, kind: Kind, channels: ChannelNames = None) -> Source:
     """Return the source of a data file or folder, with all channels if `channels` is None.
 
-    Raises `DataError` if it cannot be read, or if it does not contain data of the kind `kind`, which the task needs.
+    Raises `DataError` if the file cannot be read, or contains data of another kind than `kind`, which the task needs.
     """
     layout = detect_layout(path)
     if layout.kind != kind:

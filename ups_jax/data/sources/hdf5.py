@@ -138,8 +138,8 @@ def read_coordinate(
 ) -> Float[np.ndarray, " n"]:
     """Return the values of a dataset of coordinates.
 
-    Raises `DataError` if it does not exist, does not contain floats, or has a length that is not in `lengths`. Then the
-    message states only the first of the `lengths`, followed by `reason`, which explains it.
+    Raises `DataError` if the dataset does not exist, does not contain floats, or has a length that is not in `lengths`.
+    A message about a wrong length states the first of the `lengths` and the `reason` for this length.
     """
     values = get_dataset(file_name, file, dataset, "add the coordinates")
     if values.ndim != 1 or len(values) not in lengths:
@@ -185,8 +185,8 @@ def read_origin_and_spacing(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the origin and the spacing of the grid of this `shape` from one dataset of coordinates for each axis.
 
-    Raises `DataError` if a dataset is missing, is not evenly spaced or does not match `shape`. In the last case the
-    message contains `reason`, which explains the shape.
+    Raises `DataError` if a dataset is missing, is not evenly spaced or does not match `shape`. A message about such a
+    mismatch contains `reason`, a text about where `shape` comes from.
     """
     lines = []
     for dataset, points in zip(datasets, shape, strict=True):
@@ -204,8 +204,8 @@ def axis_start_and_step(
 ) -> tuple[float, float]:
     """Return the first value and the step of a dataset of evenly spaced coordinates.
 
-    If the dataset has attributes `start` and `step` that agree with its `values`, they are returned, because they have
-    more digits than differences of rounded coordinates. Otherwise, `start_and_step` is called.
+    If the dataset has attributes `start` and `step` that agree with its `values`, these attributes are returned: they
+    have more digits than differences of rounded coordinates. Otherwise, `start_and_step` is called.
     """
     measured = start_and_step(values, label, hint)
     start, step = number_attribute(dataset.attrs, "start"), number_attribute(dataset.attrs, "step")
@@ -217,9 +217,9 @@ def axis_start_and_step(
 def iterate_coefficients(
     file_name: str, file: h5py.File, trajectories: int
 ) -> Iterator[tuple[str, float | Float[np.ndarray, " n"]]]:
-    """Yield the lower-case name and the value of each number in a file that is probably a PDE coefficient.
+    """Yield the lower-case name and the values of each dataset or attribute that is probably a PDE coefficient.
 
-    These are numeric root attributes, root datasets with one number for each trajectory, and the datasets in the group
+    Such are numeric root attributes, root datasets with one number for each trajectory, and the datasets in the group
     `parameters`, in this order; if a name occurs again, its last value counts. Raises `DataError` if a dataset in
     `parameters` does not have one number for each trajectory.
     """

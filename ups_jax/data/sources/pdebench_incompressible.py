@@ -93,7 +93,7 @@ def parse_numbers(text: str, label: str) -> dict[str, float]:
 
 
 def _read_shape(file_name: str, file: h5py.File) -> tuple[int, ...]:
-    """Return the common first axes (N, T, X, Y) of the datasets. Raises `DataError` if a dataset has others."""
+    """Return the lengths of the axes (N, T, X, Y) that both datasets share. Raises `DataError` if they differ."""
     for dataset, rank in (("velocity", 5), ("particles", 5), ("t", 2)):
         item = get_dataset(file_name, file, dataset, f"it contains {', '.join(list(file)[:6])}; {_HINT}")
         if item.ndim != rank or item.dtype.kind != "f":
@@ -147,7 +147,7 @@ def _parse_domain_size(text: str, file_name: str) -> tuple[float, float]:
 
 
 def _iterate_numbers(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Yield the nested keys of each number in parsed YAML, preceded by `keys`, and the number."""
+    """Yield (path, number) for each number in the YAML value at the path `keys`; a path is a tuple of nested keys."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _iterate_numbers(item, (*keys, str(key)))

@@ -69,7 +69,7 @@ class DarcySource(HDF5Source):
             self._coefficients = dict(iterate_coefficients(self.name, file, self.trajectories))
 
     def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return the solutions `ids`; all values of `frames` must be 0."""
+        """Return the solutions `ids`; all values of `frames` must be 0, because a solution is a single frame."""
         return self._read_rows("tensor", ids).reshape(*frames.shape, *self.grid.shape, 1)
 
     def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
@@ -77,7 +77,7 @@ class DarcySource(HDF5Source):
         return self._read_rows("nu", ids)[..., None]
 
     def _read_rows(self, name: str, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *d"]:
-        """Return the rows `ids` of the dataset `name` as float32."""
+        """Return the fields of the solutions `ids` from the dataset `name`, as float32."""
         with self.open() as file:
             dataset = file[name]
             result = np.empty((len(ids), *dataset.shape[1:]), np.float32)

@@ -39,8 +39,8 @@ def stack_trajectories(
 ) -> ScatteredMemorySource:
     """Return one source of several trajectories, padded to the largest number of points.
 
-    All channels are selected if `channel_names` is None; for moving points it must include the positions x, y, z.
-    Raises `DataError` if it does not, or if the trajectories differ in anything but points and values.
+    All channels are selected if `channel_names` is None. Raises `DataError` if the names lack the positions x, y, z of
+    moving points, or if the trajectories differ in anything but points and values.
     """
     first = trajectories[0]
     _check_consistent(first, first)

@@ -39,8 +39,7 @@ def has_points_layout(file: h5py.File) -> bool:
 class PointsSource(HDF5Source):
     """A file in the points layout, with all channels if `channel_names` is None.
 
-    For moving points `channel_names` must include the positions x, y, z. Raises `DataError` if it does not, or if a
-    dataset is invalid.
+    Raises `DataError` if `channel_names` lacks the positions x, y, z of moving points, or if a dataset is invalid.
     """
 
     file_name_coefficients: tuple[str, ...] = ()
@@ -156,7 +155,7 @@ class PointsSource(HDF5Source):
     def _select_rows(
         self, values: Float[np.ndarray, "... p"], ids: Int[np.ndarray, " b"]
     ) -> Float32[np.ndarray, "b p"]:
-        """Return the rows `ids` of values (N, P), or values (P,) repeated for each of the `ids`."""
+        """Return `values` (N, P) for the trajectories `ids`; `values` (P,), which all share, are repeated for each."""
         rows = values[ids] if values.ndim == 2 else np.broadcast_to(values, (len(ids), len(values)))
         return rows.astype(np.float32)
 
@@ -174,7 +173,7 @@ class PointSet:
     mask: Float32[np.ndarray, "b p"]
 
     def select_rows(self, rows: Int[np.ndarray, " r"] | slice) -> PointSet:
-        """Return the points of the trajectories in these rows of the arrays."""
+        """Return the points of the trajectories with the indices `rows` in this set."""
         return PointSet(coords=self.coords[rows], mask=self.mask[rows])
 
 
@@ -183,7 +182,7 @@ class PointCloud(Grid):
     """The `Grid` of scattered points: their number, the box that contains them, and the frame times.
 
     `shape` is the padded number of points, and `origin` the lower corner of the box. `spacing` is the same along all
-    axes: the edge of the cube whose volume is that of the box divided by the number of points.
+    axes: the edge of a cube that has the volume of the box divided by the number of points.
 
     Attributes:
         box: Lengths of the sides of the box.
@@ -225,7 +224,7 @@ class PointCloud(Grid):
 
 @runtime_checkable
 class ScatteredSource(Protocol):
-    """The method that a `Source` of scattered points, whose grid is a `PointCloud`, has in addition."""
+    """A `Source` of scattered points: its grid is a `PointCloud`, and it has the further method `points`."""
 
     def points(self, ids: Int[np.ndarray, " b"]) -> PointSet:
         """Return the points of the trajectories `ids`."""
@@ -244,7 +243,7 @@ def bounding_box(label: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarr
 
 
 def _count_axes(file_name: str, file: h5py.File, shape: tuple[int, ...], *, is_moving: bool) -> int:
-    """Return the number of space axes of the points. Raises `DataError` if their dataset has an invalid shape."""
+    """Return the number of space axes of the points. Raises `DataError` if the `shape` of their dataset is invalid."""
     dataset = "positions" if is_moving else "points"
     actual = _get_numeric_dataset(file_name, file, dataset).shape
     allowed = [shape] if is_moving else [shape[2:], (shape[0], shape[2])]

@@ -40,10 +40,10 @@ _HINT = f"convert the data again with `{command('convert')}`"
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalFile:
-    """The file that was converted.
+    """The file or folder that was converted to shards.
 
     Attributes:
-        name: Its name without folders.
+        name: Name of the file, without folders.
         files: Size in bytes and modification time in nanoseconds of every file that was read, by name.
     """
 
@@ -127,7 +127,7 @@ class Manifest(ShardManifest):
 
     @property
     def checksum(self) -> int:
-        """Checksum of the fields except shards and statistics; every record of the conversion contains it."""
+        """Checksum of the manifest without shards and statistics, which every record of the conversion contains."""
         content = replace(self, shards=(), statistics=()).as_json()
         return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 

@@ -110,7 +110,7 @@ def _iterate_trajectory_groups(group: Any, key: str) -> Iterator[tuple[str, Any]
 
 
 def _read_trajectory(name: str, group: Any) -> PointTrajectory:
-    """Return the trajectory in a Zarr group, which messages call `name`. Raises `DataError` if it has no times."""
+    """Return the trajectory in a Zarr group, called `name` in messages. Raises `DataError` if the times are missing."""
     fields: dict[str, np.ndarray] = {}
     is_moving = "positions" in group
     positions = drop_zero_axes(np.asarray(group["positions" if is_moving else "coords"][...], np.float64))
@@ -153,7 +153,7 @@ def _iterate_metadata_files(path: Path) -> Iterator[Path]:
 
 
 def _iterate_metadata_faults(name: str, content: Any) -> Iterator[str]:
-    """Yield what is wrong with the content of the metadata file `name`, including its copies of other metadata."""
+    """Yield the faults in the content of the metadata file `name`, which may contain copies of other metadata files."""
     if not isinstance(content, dict):
         yield "is not a JSON object"
     elif name == ".zarray":
