@@ -160,7 +160,7 @@ def evaluate_predictor(
             for name, predict in variants.items()
         }
         | {
-            name: rollout_ensemble_section(
+            name: evaluate_rollout_ensemble(
                 ensemble, trajectories, task, batch_size=config.batch_size, context=context, members=config.members
             )
             for name, ensemble in ensembles.items()
@@ -196,7 +196,7 @@ def evaluate_predictor(
 def steady_ensemble_section(
     ensemble: EnsembleFunction, trajectories: Trajectories, task: Task, *, batch_size: int, members: int
 ) -> dict[str, Any]:
-    """Return the `steady` section of an ensemble: metrics of its mean and scores of its distribution.
+    """Return the metrics of an ensemble's mean solution and the scores of its members, as the section `steady`.
 
     Args:
         batch_size: Number of solutions per call of `ensemble`.
@@ -209,7 +209,7 @@ def steady_ensemble_section(
     return {"steady": steady_section(means) | scores, "members": members}
 
 
-def rollout_ensemble_section(
+def evaluate_rollout_ensemble(
     ensemble: EnsembleFunction,
     trajectories: TrajectoryArrays,
     task: Task,
@@ -218,9 +218,9 @@ def rollout_ensemble_section(
     context: int,
     members: int,
 ) -> dict[str, Any]:
-    """Return the `rollout` section of an ensemble: metrics of its mean and scores of its distribution.
+    """Return the metrics of an ensemble's mean rollout and the scores of its members, as the section `rollout`.
 
-    The section's `seconds_per_rollout_step` is the time of all members together.
+    The value `seconds_per_rollout_step` is the time of all members together.
 
     Args:
         batch_size: Number of trajectories per call of `ensemble`.
@@ -259,7 +259,7 @@ def _one_step_table(
 def _rollout_tables(
     predictor: Predictor, trajectories: TrajectoryArrays, task: Task, batch_size: int, context: int
 ) -> tuple[dict[str, Table], Spectra | None]:
-    """Return the metrics of the rollout and of the baselines, and the rollout's spectra (None on a point cloud)."""
+    """Return the metrics of rollouts and baselines, and the energy spectra of the rollouts (None on a point cloud)."""
     fields = trajectories.fields
     steps = fields.shape[1] - context
     spectrum_steps = np.unique(np.linspace(0, steps - 1, _SPECTRUM_TIMES).round().astype(int))
@@ -293,7 +293,7 @@ def _rollout_tables(
 def _evaluate_variant(
     predict: RolloutFunction, trajectories: TrajectoryArrays, task: Task, batch_size: int, context: int
 ) -> dict[str, Any]:
-    """Return the `rollout` section of a variant, and its seconds per trajectory and step without compilation."""
+    """Return the metrics of the rollouts of `predict`, and the seconds per trajectory and step without compilation."""
     fields = trajectories.fields
     steps = fields.shape[1] - context
     tables: list[Table] = []
@@ -318,7 +318,7 @@ def _mean_metrics_and_scores(
     batch_size: int,
     members: int,
 ) -> tuple[Table, dict[str, float]]:
-    """Return the metrics of an ensemble's mean for each trajectory, and the scores of its distribution."""
+    """Return the metrics of the ensemble mean for each trajectory, and the scores of the ensemble."""
     mean_tables: list[Table] = []
     score_tables: list[Table] = []
     for rows, real_rows in fixed_size_chunks(len(truth), batch_size):

@@ -426,7 +426,7 @@ def _evaluate_steady_task(
 def _requested_ensembles(
     corrected_models: Mapping[str, CorrectedModel], stage: str, cfg: Config
 ) -> dict[str, EnsembleFunction]:
-    """Return the selected corrector's ensemble function by name; empty if it is deterministic or not requested."""
+    """Return the selected corrector's ensemble function by name; empty if the corrector or the request has none."""
     corrected_model = _selected_corrector(corrected_models, stage)
     if corrected_model is None or not corrected_model.is_stochastic or cfg.evaluation.members < 2:
         return {}
@@ -434,7 +434,7 @@ def _requested_ensembles(
 
 
 def _selected_corrector(correctors: Mapping[str, _Corrector], stage: str) -> _Corrector | None:
-    """Return the corrector of `stage`, or the last corrector if `stage` has none; None without correctors."""
+    """Return the corrector that `stage` trains, or the last corrector if it trains none; None without correctors."""
     return correctors.get(stage, list(correctors.values())[-1]) if correctors else None
 
 

@@ -17,8 +17,8 @@ from ups_jax.core.task import Task
 def architecture_fingerprint(config: Config, task: Task, stage: str, params: Any) -> dict[str, Any]:
     """Return a description of the architecture of one task's model, with a hash of the description as `digest`.
 
-    It contains the configuration of operator and codec, and hashes of the normalization and of the shapes and types of
-    the parameters.
+    The description has the configuration of operator and codec, and hashes of the normalization and of the parameters'
+    shapes and types.
 
     Args:
         config: The configuration that the model was trained with.

@@ -125,7 +125,7 @@ def _timed_solutions(
 def _evaluate_variant(
     solve: RolloutFunction, trajectories: Trajectories, task: Task, batch_size: int
 ) -> dict[str, Any]:
-    """Return the `steady` section of a variant, and its seconds per solution without compilation."""
+    """Return the metrics of the solutions of `solve`, and the seconds per solution without compilation."""
     solutions, seconds = _timed_solutions(solve, trajectories, batch_size)
     tables = [
         score_rows(solutions[rows], trajectories.fields[rows], task, real_rows)

@@ -25,7 +25,7 @@ ROLLOUT_METRICS = ("mae", *(f"spectrum_error_{band}" for band in ("low", "mid", 
 
 
 def fixed_size_chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the row numbers of each chunk, and how many of the rows are not padding.
+    """Yield for each chunk of rows the indices of the rows, and how many of these rows are not padding.
 
     All chunks have the same size; the last one is padded by repeating the last row.
 

@@ -132,8 +132,8 @@ def correlation_time(
     """Return the time at which the correlation with the truth first falls below a threshold, in the unit of `dt`.
 
     Time 0 is the last input frame, whose correlation is 1. The time is interpolated linearly between the first frame
-    below the threshold and the frame before it. If that first frame is not finite, as after a blow-up, it is the time
-    of the frame before. If no frame is below the threshold, it is the length of the rollout.
+    below the threshold and the frame before it. If that first frame is not finite, as after a blow-up, the result is
+    the time of the frame before it. If no frame is below the threshold, the result is the length of the rollout.
 
     Args:
         correlations: Correlation of each predicted frame.

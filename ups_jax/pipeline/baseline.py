@@ -121,7 +121,7 @@ def champion_baseline(search: BaselineSearch, section: str, champion: Mapping[st
 
 
 def shares_checkpoint(champion: Mapping[str, Any], evaluation: Evaluation) -> bool:
-    """Return whether a champion has a checkpoint of this evaluation and therefore cannot be its baseline."""
+    """Return whether a champion has one of the evaluated checkpoints and thus cannot be the evaluation's baseline."""
     return not evaluation.checkpoints.isdisjoint(champion["seeds"])
 
 
@@ -206,7 +206,7 @@ def bootstrap_interval(
 ) -> Interval:
     """Return a bootstrap confidence interval (95 %) of the candidate's improvement over the baseline.
 
-    It refers to the mean over trajectories. Each bootstrap sample draws the same trajectories for both runs.
+    The improvement is that of the mean over trajectories; a bootstrap sample draws the same trajectories for both runs.
 
     Args:
         candidate: Metric of the candidate by (task, trajectory id).
@@ -243,7 +243,7 @@ def _baseline_from_run(search: BaselineSearch, section: str, evaluation: Evaluat
 
 
 def _comparable_rows(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> list[Row]:
-    """Return the leaderboard rows of other runs and checkpoints that have the section and protocol of an evaluation."""
+    """Return the leaderboard rows with an evaluation's section and protocol, but other runs and checkpoints."""
     return [
         row
         for row in search.leaderboard.read()

@@ -60,7 +60,7 @@ class Candidate:
 
 
 class Demotion(NamedTuple):
-    """The records of a demoted champion and of the former champion that replaces it, or None without one."""
+    """The record of a demoted champion, and of the former champion that replaces it (None if there is none)."""
 
     demoted: dict[str, Any]
     restored: dict[str, Any] | None
@@ -242,7 +242,8 @@ class Champions:
         if not _has_intact_copy(folder, champion):
             raise CheckpointError(
                 f"{folder / champion['copy']}: checkpoints of the champion have changed since its promotion; demote "
-                f"it with `{command('leaderboard')} --demote {task}`, or restore them from {champion['run_dir']}"
+                f"this champion with `{command('leaderboard')} --demote {task}`, or restore the checkpoints from "
+                f"{champion['run_dir']}"
             )
         return folder / champion["copy"]
 

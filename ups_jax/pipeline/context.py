@@ -93,7 +93,7 @@ class PipelineRun:
         Args:
             key: Digest of everything that the step's result depends on.
         """
-        if not self.summary.is_done(name, key):
+        if not self.summary.is_step_done(name, key):
             return False
         self.print(f"{name:<16}already done")
         return True
@@ -147,7 +147,7 @@ class PipelineRun:
         self.print(f"{step.name:<16}took {result.seconds:.1f} s")
 
     def run_in_process(self, name: str, key: str, function: Callable[[], T]) -> T:
-        """Run a function as a step in this process, record that in the summary, and return its result.
+        """Run a function as a step in this process, record the step in the summary, and return the function's result.
 
         Args:
             key: Digest of everything that the step's result depends on.
@@ -230,7 +230,7 @@ class Summary:
     def start(self, **metadata: Any) -> None:
         """Create or load the summary file and set its status to `running`.
 
-        Gate decisions of an earlier start are copied to `previous_gates`, and removed from `values` if it finished.
+        Gate decisions of an earlier start are copied to `previous_gates`; those of a finished start leave `values`.
 
         Raises:
             ConfigError: If the existing file is not a summary.
@@ -246,7 +246,7 @@ class Summary:
         self._write()
 
     def update(self, **values: Any) -> None:
-        """Set these values of the summary and write the file.
+        """Set the given entries of the summary and write `summary.json`.
 
         Raises:
             StorageError: If the file cannot be written.
@@ -255,7 +255,7 @@ class Summary:
         self._write()
 
     def update_step(self, name: str, **values: Any) -> None:
-        """Set these values of a step and write the file."""
+        """Set the given entries of the step `name` in the summary and write `summary.json`."""
         steps = self.values["steps"]
         self.update(steps=steps | {name: steps.get(name, {}) | values})
 
@@ -268,10 +268,10 @@ class Summary:
         """Record the gate decision on the evaluation step `step_name`."""
         self.update(gates=self.values["gates"] | {step_name: dict(decision)})
 
-    def is_done(self, name: str, key: str) -> bool:
-        """Return whether the summary records a step with this name and key as done or reused."""
-        step = self.values["steps"].get(name, {})
-        return step.get("status") in ("done", "reused") and step.get("key") == key
+    def is_step_done(self, step_name: str, cache_key: str) -> bool:
+        """Return whether the summary records a step as done or reused, with this digest of the step's inputs."""
+        step = self.values["steps"].get(step_name, {})
+        return step.get("status") in ("done", "reused") and step.get("key") == cache_key
 
     def _write(self) -> None:
         """Write `values` to the summary file."""
@@ -296,7 +296,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def find_unfinished_run(runs: Path, request_digest: str) -> str | None:
-    """Return the name of a request's latest unfinished run, or None; runs of living processes do not count.
+    """Return the name of a request's latest unfinished run that no process is executing, or None.
 
     Args:
         runs: The folder of all runs.

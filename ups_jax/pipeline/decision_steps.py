@@ -34,7 +34,7 @@ class Promotion(NamedTuple):
 
 
 def make_baseline_search(pipeline: PipelineRun, scope: str) -> BaselineSearch:
-    """Return the champions and the leaderboard of a run, with its options for the choice of a baseline.
+    """Return the search for a baseline in champions and leaderboard, with the options of a pipeline run.
 
     Args:
         scope: Digest of the full evaluation's settings, from `compute_steps.full_evaluation_scope`.
@@ -236,7 +236,7 @@ def _promotion_objections(
 
 
 def _relabel_rows(pipeline: PipelineRun, champion: Mapping[str, Any], rows: list[Row]) -> None:
-    """Add the new champion's rows with its label to the leaderboard, and relabel the rows of former champions."""
+    """Add the new champion's rows to the leaderboard, labelled as champion, and relabel the rows of former ones."""
     board, label = open_leaderboard(pipeline), pipeline.request.champion_label
     former_labels = {
         item["run_id"]: f"former_{item['label']}" for item in champion["history"] if "demoted_at" not in item

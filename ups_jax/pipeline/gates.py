@@ -24,7 +24,7 @@ _REFUSED = ("fail", "missing")
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Bootstrap confidence interval of an improvement, relative or absolute as `gates.delta` selects."""
+    """Bootstrap confidence interval of an improvement, relative or absolute as the key `gates.delta` selects."""
 
     lower: float
     upper: float
@@ -154,7 +154,7 @@ def _delta_gate(
     interval: Interval | None,
     incomparable: Mapping[str, str],
 ) -> Gate:
-    """Return the gate on the improvement of `rules.metric` over the baseline."""
+    """Return the gate that requires an improvement of `rules.metric` by `min_delta` over the baseline."""
     key = rules.metric
     fields: dict[str, Any] = {
         "key": key,
@@ -189,7 +189,7 @@ def _rule_metrics(rule: str, *evaluations: Numbers | None) -> list[str]:
 
 
 def _trivial_gate(key: str, candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
-    """Yield the gate on being better than the trivial prediction, or nothing without the rule or a value."""
+    """Yield the gate `beat_trivial` (the candidate is better than the trivial prediction), if enabled and measured."""
     bound, value = _finite_value(trivial or {}, key), _finite_value(candidate, key)
     # A candidate without the metric fails by its delta gate.
     if not rules.beat_trivial or bound is None or value is None:
@@ -215,7 +215,7 @@ def _ratio_gate(
     rules: GatesConfig,
     incomparable: Mapping[str, str],
 ) -> Gate:
-    """Return the gate on the ratio of the candidate's metric to the baseline's metric."""
+    """Return the gate that limits the ratio of the candidate's value of the metric `key` to the baseline's value."""
     better_direction = metric_direction(key, rules)
     fields: dict[str, Any] = {"key": key, "kind": "ratio", "direction": better_direction}
     value = _finite_value(candidate, key)
@@ -257,7 +257,7 @@ def _missing_gate(gate_fields: Mapping[str, Any], candidate: Numbers, status: St
 def _baseline_value_or_gate(
     gate_fields: Mapping[str, Any], baseline: Numbers | None, incomparable: Mapping[str, str]
 ) -> float | Gate:
-    """Return the baseline's value of a metric, or, without a comparable value, the gate that reports this."""
+    """Return the baseline's value of a metric; if it has no comparable value, return a gate that says so."""
     key, message = gate_fields["key"], f"{gate_fields['key']}: {gate_fields['candidate']:.4g}"
     if baseline is None:
         return Gate(**gate_fields, status="no_baseline", message=f"{message}; no comparable run has been promoted yet")
@@ -274,7 +274,7 @@ def _metric_setting(settings: Mapping[str, float], key: str, default: float) -> 
 
 
 def _limit_gate(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Gate:
-    """Return the gate on the absolute limit of a metric."""
+    """Return the gate that compares the candidate's value of the metric `key` with an absolute limit."""
     better_direction, value = metric_direction(key, rules), _finite_value(candidate, key)
     fields: dict[str, Any] = {"key": key, "kind": "absolute", "direction": better_direction, "limit": limit}
     if value is None:
@@ -285,7 +285,7 @@ def _limit_gate(key: str, limit: float, candidate: Numbers, rules: GatesConfig) 
 
 
 def _required_gate(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
-    """Return the gate on a metric that has to be measured and finite."""
+    """Return the gate that passes if the candidate's value of the metric `key` is measured and finite."""
     value = _finite_value(candidate, key)
     fields: dict[str, Any] = {
         "key": key,

@@ -102,7 +102,7 @@ class Leaderboard:
 
     @staticmethod
     def from_csv_path(csv_path: Path, html_path: Path | None = None) -> Leaderboard:
-        """Return the leaderboard with this CSV file; its other files have the same path with another suffix.
+        """Return the leaderboard with the CSV table `csv_path`; the paths of its other files differ in the suffix only.
 
         Args:
             html_path: The HTML file, if it has another path.
@@ -183,7 +183,7 @@ class Leaderboard:
 
 
 def table_columns_and_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
-    """Return the column names (fixed columns, tags, metrics) and the cells of each row."""
+    """Return the column names (first fixed columns, then tags, then metrics) and the cells of each row."""
     tags = list(dict.fromkeys(name for row in rows for name in row.tags))
     metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
     columns = [*_FIXED_COLUMNS, *(f"tag:{name}" for name in tags), *(f"metric:{name}" for name in metrics)]

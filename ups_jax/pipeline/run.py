@@ -37,7 +37,7 @@ _LOCK_TIMEOUT = 60.0
 def run_pipeline(request: Request, console: Console, runner: Runner = run_step) -> dict[str, Any]:
     """Run all steps of the pipeline and return the content of its `summary.json`.
 
-    The file is also written before a step's error is raised.
+    `summary.json` is also written before the error of a failed step is raised.
 
     Args:
         runner: Function that executes a step as a process.
@@ -168,7 +168,7 @@ def _report_and_log(
 
 
 def _without_champion_rows(pipeline: PipelineRun, rows: list[Row]) -> list[Row]:
-    """Return the rows without those that have the champion's label on the leaderboard and have to keep it."""
+    """Return the rows except those that are labelled as champion on the leaderboard and keep this label."""
     label = pipeline.request.champion_label
     champion_keys = {row.key for row in decision_steps.open_leaderboard(pipeline).read() if row.label == label}
     return [row for row in rows if row.key not in champion_keys]
@@ -200,4 +200,4 @@ def _create_run_folder(runs: Path) -> str:
         except OSError as error:
             raise storage_error(runs / name, error) from None
         return name
-    raise StorageError(f"{runs}: all run names for this second are in use; choose a name with --run-id")
+    raise StorageError(f"{runs}: contains {stem} and every name that adds a number to it; choose a name with --run-id")

@@ -37,7 +37,7 @@ class ComparedRun:
 
 
 def load_compared_runs(rows: list[Row], first: str, second: str) -> tuple[ComparedRun, ComparedRun]:
-    """Load two runs, each with its evaluation by the last protocol that was used for both.
+    """Load two runs with their evaluations by the newest protocol by which both were evaluated.
 
     Args:
         first: Id of the first run.

@@ -33,7 +33,7 @@ class Evaluation:
 
     Attributes:
         results: Content of the evaluation file of each seed.
-        files: Paths of these files.
+        files: Path of the evaluation file of each seed.
     """
 
     results: tuple[Mapping[str, Any], ...]
@@ -66,7 +66,7 @@ class Evaluation:
 
     @cached_property
     def trivial_numbers(self) -> dict[str, float]:
-        """The metrics of the trivial prediction by name; it is persistence, or the mean field for a steady task."""
+        """The metrics of the trivial prediction (persistence, or the mean field for a steady task), by name."""
         return trivial_values(self.results[0])
 
     @property
@@ -150,7 +150,7 @@ def metric_values(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def trivial_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return all metrics of the trivial prediction by name; it is persistence, or the mean field for a steady task.
+    """Return all metrics of the trivial prediction (persistence, or the mean field for a steady task), by name.
 
     Args:
         result: Content of an evaluation file.
@@ -201,5 +201,5 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _float_or_nan(value: int | float | None) -> float:
-    """Return a number from a JSON file as a float; None, which stands there for a non-finite number, becomes NaN."""
+    """Return a number from a JSON file as a float; None, which stands for a number that is not finite, becomes NaN."""
     return math.nan if value is None else float(value)

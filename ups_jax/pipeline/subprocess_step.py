@@ -182,6 +182,6 @@ def _find_error_message(log: Path, log_start: int) -> str | None:
 
 
 def _terminate_with_parent() -> None:
-    """Make the kernel (Linux) send SIGTERM to this process when its parent dies, so that it saves its state."""
+    """Make the kernel (Linux) send SIGTERM to this process when the parent dies, so that the state is saved."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)

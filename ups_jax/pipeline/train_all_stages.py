@@ -66,7 +66,7 @@ def _train_and_evaluate_stages(
 
 
 def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
-    """Return whether a stage is finished with this configuration and length and the current parent checkpoints."""
+    """Return whether a stage is finished with this configuration, its length, and the current parent checkpoints."""
     if not run.has_record():
         return False
     record = run.read_record()

@@ -110,7 +110,7 @@ class RecordedTraining:
             section: `small` or `full`.
             key: Cache key of the evaluation.
             file: File of the evaluation.
-            numbers: Metrics by name; they replace those of the section's previous evaluation.
+            numbers: Metrics by name, which replace the metrics of the section's previous evaluation.
             arch: Fingerprint of the model's architecture.
         """
         values = self.read()

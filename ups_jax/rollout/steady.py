@@ -24,7 +24,7 @@ def solve(
     """Return the solutions for input fields, on the grid of the inputs.
 
     Inputs on a finer grid are averaged to the trained grid and solved there; the solution is then interpolated to the
-    centres of the fine cells. Fine centres that are outside all trained centres are extrapolated.
+    centres of the fine cells. The solution is extrapolated to fine centres outside all trained ones.
 
     Args:
         inputs: Input fields in physical units, on the trained grid or one that divides each of its cells evenly.
@@ -60,7 +60,7 @@ def refinement_factors(task: Task, shape: Sequence[int]) -> tuple[int, ...]:
     """Return, for each axis, the number of cells of a grid of `shape` per cell of the task's grid.
 
     Raises:
-        DataError: A number is not whole.
+        DataError: The grid of `shape` does not divide the task's cells evenly.
     """
     if any(points % trained for points, trained in zip(shape, task.shape, strict=True)):
         example = " x ".join(str(2 * points) for points in task.shape)

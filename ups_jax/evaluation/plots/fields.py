@@ -183,47 +183,39 @@ def draw_comparison_row(
 
 
 def draw_space_time(
-    axis: Axes,
-    task: Task | Grid,
-    time: Float[np.ndarray, " t"],
-    values: Float[np.ndarray, "t x"],
-    colours: str,
-    norm: Normalize,
+    axes: Axes,
+    grid: Task | Grid,
+    times: Float[np.ndarray, " t"],
+    field: Float[np.ndarray, "t x"],
+    colour_map: str,
+    colour_limits: Normalize,
 ) -> None:
-    """Draw a 1-D field as an image over time and space; values that are not finite are grey.
-
-    Args:
-        task: The task or grid of the field.
-        time: Times of the frames.
-        colours: Name of the colour map.
-        norm: Colour limits.
-    """
-    centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
-    axis.set_facecolor(NONFINITE_COLOUR)
-    axis.pcolormesh(
-        time, centres, np.ma.masked_invalid(values.T), cmap=colours, norm=norm, shading="nearest", rasterized=True
-    )
-    axis.set(xlabel="time t", ylabel=f"position {task.axes[0]}")
+    """Draw a 1-D field as an image over time and space; values that are not finite are grey."""
+    points = grid.origin[0] + grid.spacing[0] * np.arange(grid.shape[0])
+    image = np.ma.masked_invalid(field.T)
+    axes.set_facecolor(NONFINITE_COLOUR)
+    axes.pcolormesh(times, points, image, cmap=colour_map, norm=colour_limits, shading="nearest", rasterized=True)
+    axes.set(xlabel="time t", ylabel=f"position {grid.axes[0]}")
 
 
 def draw_snapshot(
-    axis: Axes, task: Task | Grid, values: Float[np.ndarray, "x y"], colours: str, norm: Normalize
+    axes: Axes, grid: Task | Grid, field: Float[np.ndarray, "x y"], colour_map: str, colour_limits: Normalize
 ) -> None:
-    """Draw a 2-D field at one time; the first axis of space is horizontal, and values that are not finite are grey.
-
-    Args:
-        task: The task or grid of the field.
-        colours: Name of the colour map.
-        norm: Colour limits.
-    """
+    """Draw a 2-D field at one time; the first axis of space is horizontal, and values that are not finite are grey."""
     edges = [
         (origin - 0.5 * step, origin + (size - 0.5) * step)
-        for origin, step, size in zip(task.origin, task.spacing, task.shape, strict=True)
+        for origin, step, size in zip(grid.origin, grid.spacing, grid.shape, strict=True)
     ]
-    axis.set_facecolor(NONFINITE_COLOUR)
-    image = np.ma.masked_invalid(values.T)
-    axis.imshow(image, origin="lower", extent=(*edges[0], *edges[1]), cmap=colours, norm=norm, interpolation="nearest")
-    axis.set(xlabel=task.axes[0], ylabel=task.axes[1])
+    axes.set_facecolor(NONFINITE_COLOUR)
+    axes.imshow(
+        np.ma.masked_invalid(field.T),
+        origin="lower",
+        extent=(*edges[0], *edges[1]),
+        cmap=colour_map,
+        norm=colour_limits,
+        interpolation="nearest",
+    )
+    axes.set(xlabel=grid.axes[0], ylabel=grid.axes[1])
 
 
 def disable_math_text(figure: Figure) -> None:
@@ -337,7 +329,7 @@ def _draw_snapshot_rows(
     name: str,
     draw: Callable[[Axes, Panel, int], None],
 ) -> None:
-    """Draw a row of snapshots of each of truth, prediction and error with `draw(axes, panel, frame index)`."""
+    """Draw three rows of snapshots (truth, prediction, error), each snapshot by `draw(axes, panel, frame index)`."""
     frames = snapshot_frames(len(time))
     axes = figure.subplots(3, len(frames), sharex=True, sharey=True, squeeze=False)
     for row, panel, title in zip(axes, panels, ("truth", "prediction", "error"), strict=True):

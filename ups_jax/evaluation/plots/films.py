@@ -47,7 +47,7 @@ _MAX_EVALUATION_FRAMES = 60
 def write_images(
     states: Path, task: Task, kinds: Sequence[str], truth: Float[np.ndarray, "t_truth *s c"] | None = None
 ) -> list[Path]:
-    """Write images and films of the first trajectory of a file of predicted states next to it, and return their paths.
+    """Draw the first trajectory in a file of predicted states as images and films beside it; return their paths.
 
     Args:
         states: The HDF5 file, written by `StateFile`.
@@ -74,7 +74,7 @@ def write_images(
 def read_panels(
     states: Path, task: Task, channel: int, max_frames: int, truth: Float[np.ndarray, "t_truth *s c"] | None
 ) -> tuple[Float[np.ndarray, " t"], list[Panel]]:
-    """Return the times and the panels of the first trajectory of a file of predicted states.
+    """Return the frame times and the panels to draw for the first trajectory in a file of predicted states.
 
     Args:
         states: The HDF5 file.
