@@ -79,7 +79,7 @@ def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(own_steps: i
             window = [frame + noise * drawn[n] for n, frame in enumerate(window)]
         for n in range(own_steps):
             predicted = 0.9 * window[-1] - 0.3 * window[-2]
-            window.append(fields[CONTEXT + n] if n < int(rows.draws["given"][row]) else predicted)
+            window.append(fields[CONTEXT + n] if n < int(rows.draws["num_true_steps"][row]) else predicted)
         pred = 0.9 * window[-1] - 0.3 * window[-2]
         np.testing.assert_allclose(error[row, :, 0], fields[-1] - pred, atol=1e-5)
         # The frames that were seen, newest first, and the change in units of one-step differences.
@@ -100,7 +100,7 @@ def test_the_error_of_a_solution_is_what_its_given_fields_leave() -> None:
 def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_noise() -> None:
     rows = Batch(fields=jnp.zeros((3000, 6, POINTS, 1)))
     drawn = with_state_draws(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=3, input_noise=0.1)).draws
-    np.testing.assert_allclose(np.bincount(drawn["given"]) / 3000, np.full(4, 0.25), atol=0.03)
+    np.testing.assert_allclose(np.bincount(drawn["num_true_steps"]) / 3000, np.full(4, 0.25), atol=0.03)
     noise = np.asarray(drawn["state_noise"])
     # Of the frames that are given alone; its size is the configuration's, given where it is added.
     assert noise.shape == (3000, CONTEXT, POINTS, 1)
@@ -112,18 +112,19 @@ def test_states_are_drawn_by_the_key_apart_and_only_where_they_are_wanted_and_no
     rows = Batch(fields=jnp.zeros((50, 4, POINTS, 1)))
     config = DiffusionConfig(input_noise=1.0)
     both, other = (with_state_draws(rows, jax.random.key(n), CONTEXT, config).draws for n in (0, 1))
-    assert (both["given"] != other["given"]).any() and (both["state_noise"] != other["state_noise"]).all()
+    assert (both["num_true_steps"] != other["num_true_steps"]).any()
+    assert (both["state_noise"] != other["state_noise"]).all()
     alone = with_state_draws(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0, input_noise=0.2)).draws
     assert set(alone) == {"state_noise"}
     np.testing.assert_array_equal(alone["state_noise"], both["state_noise"])
     steps = with_state_draws(rows, KEY, CONTEXT, DiffusionConfig()).draws
-    assert set(steps) == {"given"}
-    np.testing.assert_array_equal(steps["given"], both["given"])
+    assert set(steps) == {"num_true_steps"}
+    np.testing.assert_array_equal(steps["num_true_steps"], both["num_true_steps"])
     assert not with_state_draws(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0)).draws
     # What the rows of a whole batch have drawn is found by its micro-batches.
-    there = {"given": jnp.full(50, 7), "state_noise": jnp.ones(3)}
+    there = {"num_true_steps": jnp.full(50, 7), "state_noise": jnp.ones(3)}
     draws = with_state_draws(with_draws(rows, there), KEY, CONTEXT, DiffusionConfig(input_noise=1.0)).draws
-    assert draws["given"] is there["given"] and draws["state_noise"] is there["state_noise"]
+    assert draws["num_true_steps"] is there["num_true_steps"] and draws["state_noise"] is there["state_noise"]
 
 
 @pytest.mark.parametrize("kind", ["transient", "steady"])

@@ -9,7 +9,7 @@
 | `init` | `seed`, JAX | initial parameters of a stage (`training.build`) |
 | `loss`, the step's number, `noise` | `seed`, JAX | noise on a step's inputs (all of `loss`: `losses.operator`) |
 | `loss`, the step's number, `noise scale` | `seed`, JAX | the noise level of each window |
-| `loss`, the step's number, `given` | `seed`, JAX | the number of true frames before a pushforward |
+| `loss`, the step's number, `given` | `seed`, JAX | the number of first pushforward steps that take the true frame |
 | `loss`, the step's number, `queries` | `seed`, JAX | the points at which the loss is evaluated |
 | `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`metrics.aggregate`) |
 | (no stream) | `data.split.seed`, NumPy | the split into training, validation and test, the same for every `seed` |

@@ -164,7 +164,7 @@ def _periodic_residuals(
 def _flatten_faces(
     faces: list[Float[Array, "b *_r c"]], weights: list[Float[Array, "b *_r"]] | None
 ) -> ResidualsAndMask:
-    """Return the points of several faces, and their weights, concatenated on one axis."""
+    """Return the values at the points of several faces, and the weights of these points, each on one axis."""
     flat = jnp.concatenate([face.reshape(face.shape[0], -1, face.shape[-1]) for face in faces], axis=1)
     if weights is None:
         return flat, None

@@ -69,27 +69,27 @@ def diffusion_losses(model: Corrector, predictor: Simulator | SteadySimulator, c
 def diffusion_draws(model: Corrector, predictor: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """Return the function that adds the random draws of `diffusion_losses` to a batch; existing draws are kept.
 
-    It adds the draws of `flow_draws`, and `bare`: whether the flow of a row has zero noise, with the probability
+    The function adds the draws of `flow_draws`, and `bare`: whether a row's flow has zero noise, with the probability
     `diffusion.expected_share`.
     """
     flow, share = flow_draws(model, predictor, cfg), cfg.diffusion.expected_share
 
-    def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
+    def add_draws(batch: Batch, key: Key[Array, ""]) -> Batch:
         bare = jax.random.bernoulli(jax_stream_key(key, "bare"), share, batch.fields.shape[:1])
         return with_draws(flow(batch, key), {"bare": bare})
 
-    return draw
+    return add_draws
 
 
 def flow_draws(model: Corrector, predictor: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """Return the function that adds the random draws of a flow to a batch; existing draws are kept.
 
-    It adds the draws of `with_state_draws`, `noise` (the flow's state at time 0) and `tau` (a time of the flow) for
-    each row.
+    The function adds, for each row, the draws of `with_state_draws`, `noise` (the flow's state at time 0) and `tau` (a
+    time of the flow).
     """
     context = predictor.context if isinstance(predictor, Simulator) else 1
 
-    def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
+    def add_draws(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch.fields.shape[0], *batch.fields.shape[2:])
         draws = {
             "noise": draw_noise(jax_stream_key(key, "noise"), shape, model.task),
@@ -97,7 +97,7 @@ def flow_draws(model: Corrector, predictor: Simulator | SteadySimulator, cfg: Co
         }
         return with_draws(with_state_draws(batch, key, context, cfg.diffusion), draws)
 
-    return draw
+    return add_draws
 
 
 def draw_flow_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[Array, " b"]:
@@ -160,9 +160,9 @@ def predictor_error_function(predictor: Simulator | SteadySimulator, config: Dif
 def with_state_draws(batch: Batch, key: Key[Array, ""], context: int, config: DiffusionConfig) -> Batch:
     """Return the batch with the random draws that change the predictor's input frames; existing draws are kept.
 
-    The draws are `given` (with `model_rollout_steps`), the number of leading rollout steps of each row that take the
-    true frame, uniform in 0..`model_rollout_steps`; and `state_noise` (with `input_noise`), white noise on the input
-    frames.
+    - `num_true_steps` (with `model_rollout_steps`): for each row, the number of first rollout steps that take the true
+      frame, uniform in 0..`model_rollout_steps`.
+    - `state_noise` (with `input_noise`): white noise on the input frames.
 
     Args:
         context: Number of input frames of the predictor.
@@ -171,7 +171,7 @@ def with_state_draws(batch: Batch, key: Key[Array, ""], context: int, config: Di
     frames = batch.fields[:, :context]
     draws: dict[str, Array] = {}
     if config.model_rollout_steps > 0:
-        draws["given"] = jax.random.randint(
+        draws["num_true_steps"] = jax.random.randint(
             jax_stream_key(key, "given"), frames.shape[:1], 0, config.model_rollout_steps + 1
         )
     if config.input_noise > 0:
@@ -189,7 +189,7 @@ def _step_error(predictor: Simulator, config: DiffusionConfig) -> PredictorError
         if config.input_noise > 0:
             window = window + config.input_noise * jnp.asarray(batch.draws["state_noise"])
         if config.model_rollout_steps > 0:
-            truth, num_true_steps = later[: config.model_rollout_steps], jnp.asarray(batch.draws["given"])
+            truth, num_true_steps = later[: config.model_rollout_steps], jnp.asarray(batch.draws["num_true_steps"])
             window = push_forward(
                 lambda params, w: step(predictor, params, w, cond), params, window, truth, num_true_steps
             )

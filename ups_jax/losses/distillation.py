@@ -77,7 +77,7 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
 
         states_and_targets = make_targets(noise, error, times, teacher_step, average_consistency)
 
-        def square_error(levels: Int[Array, " b"]) -> Float[Array, " b"]:
+        def mean_square(levels: Int[Array, " b"]) -> Float[Array, " b"]:
             x, target = states_and_targets(levels)
             pred = consistency_function(model, params, x, times[levels], corrector_inputs)
             squares = jnp.square(pred - jax.lax.stop_gradient(target))
@@ -86,7 +86,7 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
         def add_level(total: Float[Array, " b"], numbered_levels: tuple[Array, Array]) -> tuple[Array, None]:
             number, levels = numbered_levels
             # Levels beyond the epoch's count are not computed.
-            return total + jax.lax.cond(number < count, square_error, lambda rows: jnp.zeros(rows.shape), levels), None
+            return total + jax.lax.cond(number < count, mean_square, lambda _: jnp.zeros_like(total), levels), None
 
         levels = jnp.asarray(rows.draws["levels"]).T
         squares, _ = jax.lax.scan(add_level, jnp.zeros(len(error)), (jnp.arange(len(levels)), levels))
@@ -100,25 +100,25 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
 def distillation_draws(model: Corrector, predictor: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """Return the function that adds the random draws of `distillation_losses` to a batch; existing draws are kept.
 
-    It adds the draws of `flow_draws`, and `levels`: for each row, indices of the sampler's times at which the student
-    is trained. With the aim `teacher` the first index is 0.
+    The function adds the draws of `flow_draws`, and `levels`: for each row, indices of the sampler's times at which the
+    student is trained. With the aim `teacher` the first index is 0.
     """
     flow, max_levels = flow_draws(model, predictor, cfg), max(level_count_schedule(cfg))
 
-    def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
+    def add_draws(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch.fields.shape[0], max_levels)
         levels = jax.random.randint(jax_stream_key(key, "levels"), shape, 0, cfg.diffusion.num_steps)
         if cfg.stages.consistency_distill.aim == "teacher":
             levels = levels.at[:, 0].set(0)
         return with_draws(flow(batch, key), {"levels": levels})
 
-    return draw
+    return add_draws
 
 
 def _teacher_targets(
     noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Consistency
 ) -> StatesAndTargets:
-    """Return a function of levels that selects states on the teacher's path from noise; the target is its end."""
+    """Return the function levels -> (states on the teacher's path from noise, end of this path as target)."""
     path = _teacher_path(teacher_step, noise, times)
     return lambda levels: (path[levels, jnp.arange(len(levels))], path[-1])
 
@@ -126,7 +126,7 @@ def _teacher_targets(
 def _average_targets(
     noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Consistency
 ) -> StatesAndTargets:
-    """Return a function of levels that mixes the error with noise; the target is the average student's output."""
+    """Return the function levels -> (mixtures of error and noise, output of the average student as target)."""
 
     def states_and_targets(levels: Int[Array, " b"]) -> tuple[Array, Array]:
         start, end = times[levels], times[levels + 1]
@@ -138,7 +138,7 @@ def _average_targets(
 
 
 def _teacher_path(teacher_step: TeacherStep, noise: Float[Array, "b *s c"], times: Float[Array, " n"]) -> Array:
-    """Return the states of the teacher's sampler from noise to its end, stacked on a new first axis."""
+    """Return all states of the teacher's sampler, from noise to the sample, stacked on a new first axis."""
     rows = len(noise)
 
     def step(x: Array, ends: Float[Array, "2"]) -> tuple[Array, Array]:
@@ -155,7 +155,7 @@ def level_count_schedule(cfg: Config) -> tuple[int, ...]:
 
 
 def level_count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) -> Int[Array, ""]:
-    """Return the number of levels per row in an epoch.
+    """Return the number of levels (indices of the sampler's times) at which each row is trained in an epoch.
 
     Args:
         schedule: Number of levels in each epoch, as from `level_count_schedule`.

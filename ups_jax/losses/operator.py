@@ -150,27 +150,27 @@ def _unrolled_loss(
 def operator_draws(model: Simulator | PointSimulator, config: TrainingConfig) -> Draw:
     """Return the function that adds the random draws of `operator_losses` to a batch; existing draws are kept.
 
-    It adds two entries to `Batch.draws`:
+    The function adds to `Batch.draws`:
 
     - `noise` (with `input_noise`): white noise on the input frames, times a factor per row that is uniform in [0, 1],
       so that the model also learns from nearly clean frames.
-    - `given` (with `pushforward`): number of leading pushforward steps of each row that take the true frame, uniform
-      in 0..`pushforward`.
+    - `num_true_steps` (with `pushforward`): for each row, the number of first pushforward steps that take the true
+      frame, uniform in 0..`pushforward`.
     """
 
-    def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
+    def add_draws(batch: Batch, key: Key[Array, ""]) -> Batch:
         draws: dict[str, Array] = {}
         if config.input_noise > 0:
             frames = batch.fields[:, : model.context]
             scale = jax.random.uniform(jax_stream_key(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
             draws["noise"] = scale * jax.random.normal(jax_stream_key(key, "noise"), frames.shape)
         if config.pushforward > 0:
-            draws["given"] = jax.random.randint(
+            draws["num_true_steps"] = jax.random.randint(
                 jax_stream_key(key, "given"), batch.mask.shape, 0, config.pushforward + 1
             )
         return with_draws(batch, draws)
 
-    return draw
+    return add_draws
 
 
 def _weighted_total(
@@ -181,7 +181,7 @@ def _weighted_total(
     batch: Batch,
     context: StepContext,
 ) -> tuple[Float[Array, ""], Terms]:
-    """Return the weighted sum of the terms, and each term by name, as means over the rows that count."""
+    """Return the weighted sum of the terms, and each term by name, as means over the rows with `mask` 1."""
     rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
     terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
     total = weighted_sum(weights, terms, config, context.epoch)
@@ -238,7 +238,7 @@ def draw_query_indices(
 
 
 def _average_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]) -> SampleTerms:
-    """Return each term averaged over steps; `forward` is the first step's error, `rollout` the mean of the later."""
+    """Return each term averaged over steps; `forward` is the first step's error, `rollout` the mean of later ones."""
     samples = {name: values.mean(0) for name, values in steps.items() if name != "forward"}
     if "forward" in weights:
         samples["forward"] = steps["forward"][0]

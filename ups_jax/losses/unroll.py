@@ -54,14 +54,14 @@ def push_forward(
 ) -> Float[Array, "b *k"]:
     """Return the input window after one step per frame of `truth`, with all gradients stopped (the pushforward trick).
 
-    In each row, the first `num_true_steps` steps append the true frame and the later ones the model's prediction. The
-    scored steps that follow start from the model's own errors and are trained to correct them. Rows with true frames
-    are necessary: a model trained only on its own predictions learns to compensate its errors instead of the time step.
+    The first `num_true_steps` steps append the true frame, the later steps the model's prediction. The steps that the
+    loss scores follow: they start from the model's own errors and so learn to correct these. True frames are necessary,
+    as a model trained only on its own predictions learns to compensate its errors instead of learning the time step.
 
     Args:
         step: Maps parameters and window to the next frame (or latent state).
         truth: True frames (or latent states) of the steps, time first. If it is empty, `window` is returned.
-        num_true_steps: Number of leading steps of each row that append the true frame.
+        num_true_steps: For each row of the batch, number of first steps that append the true frame.
         append: Maps a window and the newest frame to the next window.
 
     References:
@@ -191,7 +191,7 @@ def field_training_rollout(
         window = window + config.input_noise * batch.draws["noise"]
     later = jnp.moveaxis(fields[:, model.context :], 1, 0)
     if config.pushforward > 0:
-        pushed, num_true_steps = later[: config.pushforward], jnp.asarray(batch.draws["given"])
+        pushed, num_true_steps = later[: config.pushforward], jnp.asarray(batch.draws["num_true_steps"])
         window = push_forward(lambda params, w: step(model, params, w, cond), params, window, pushed, num_true_steps)
 
     def advance(window: Float[Array, "b k *s c"]) -> tuple[Array, Array, SampleTerms]:
@@ -242,7 +242,7 @@ def latent_training_rollout(
             frozen_codec,
             z,
             states[1:],
-            jnp.asarray(batch.draws["given"]),
+            jnp.asarray(batch.draws["num_true_steps"]),
             append=lambda _, newest: newest,
         )
     start_frame = denormalize(decode(model, frozen_codec, first), model.task.statistics)

@@ -72,7 +72,8 @@ def checked_weights(config: TrainingConfig, task: Task) -> dict[str, float]:
     weights = term_weights(config)
     if not weights:
         raise ConfigError(
-            "training: the weights of all loss terms are 0; set training.lambda_relative to its default 1"
+            "training: no loss term has a weight above 0, so there is nothing to minimise; set "
+            "training.lambda_relative to its default 1"
         )
     if task.kind == "steady":
         for name in weights:

@@ -22,7 +22,7 @@ CODEC = "features"
 
 
 class PatchFeatures(nn.Module):
-    """Learned features, `dim` per token, of its patch, the adjacent patches and the non-periodic coordinates."""
+    """The `dim` learned features of each token, from its patch, the adjacent patches and non-periodic coordinates."""
 
     task: Task
     config: LatentConfig
@@ -73,7 +73,7 @@ def decode_points(
 def _bounded_coordinates(
     like: Float[Array, "b *n k"], task: Task, config: LatentConfig
 ) -> list[Float[Array, "b *n p"]]:
-    """Return for each non-periodic axis the coordinates, in [-1, 1], of the points of every patch in `like`."""
+    """Return one array per non-periodic axis: the coordinates in [-1, 1] of the points of each patch of `like`."""
     columns = []
     for axis, wraps in enumerate(task.periodic):
         if not wraps:

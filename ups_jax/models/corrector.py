@@ -119,7 +119,7 @@ def step_inputs(
 ) -> CorrectorInputs:
     """Return the corrector's inputs for a time step: the step's input frames, newest first, and the predicted change.
 
-    The change is that from the newest input frame, divided by the standard deviation of one-step changes.
+    The predicted change is `pred` minus the newest input frame, divided by the standard deviation of one-step changes.
 
     Args:
         window: Input frames of the step, normalised, oldest first.
@@ -139,7 +139,7 @@ def solution_inputs(inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"]
 def corrector_architecture(config: OperatorConfig, diffusion: DiffusionConfig) -> OperatorConfig:
     """Return the operator's architecture with the corrector's width and depth.
 
-    If `diffusion` sets no width, it is the operator's width; if it sets no depth, it is half of the operator's depth.
+    Without `diffusion.hidden_dim` the width is the operator's; without `diffusion.depth` the depth is half as large.
     """
 
     def corrector_depth(operator_depth: int) -> int:

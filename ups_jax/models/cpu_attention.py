@@ -80,14 +80,16 @@ def _attend_group(group: tuple[Lanes, Lanes, Lanes]) -> tuple[Lanes, Array]:
     def update_max(highest: Array, key: Lanes) -> tuple[Array, None]:
         return jnp.maximum(highest, _dot(query, key)), None
 
-    def add_token(sums: tuple[Array, Lanes], token: tuple[Lanes, Lanes]) -> tuple[tuple[Array, Lanes], None]:
-        key, value = token
+    def add_weighted_value(
+        weight_and_value_sums: tuple[Array, Lanes], key_and_value: tuple[Lanes, Lanes]
+    ) -> tuple[tuple[Array, Lanes], None]:
+        (weight_sum, value_sum), (key, value) = weight_and_value_sums, key_and_value
         weight = jnp.exp(_dot(query, key) - highest)
-        return (sums[0] + weight, _add_weighted(sums[1], weight, value)), None
+        return (weight_sum + weight, _add_weighted(value_sum, weight, value)), None
 
     highest = jax.lax.scan(update_max, jnp.full_like(query[0], -jnp.inf), _token_rows(key))[0]
     zeros = jnp.zeros_like(query[0]), _zeros_like(query)
-    (total, weighted), _ = jax.lax.scan(add_token, zeros, (_token_rows(key), _token_rows(value)))
+    (total, weighted), _ = jax.lax.scan(add_weighted_value, zeros, (_token_rows(key), _token_rows(value)))
     return tuple(channel / total for channel in weighted), highest + jnp.log(total)
 
 

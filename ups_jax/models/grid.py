@@ -63,7 +63,7 @@ def soft_clip(x: Float[Array, "*n"], limit: float) -> Float[Array, "*n"]:
 
 
 def remove_mean(x: Float[Array, "b *s c"], channels: Sequence[int]) -> Float[Array, "b *s c"]:
-    """Return the increment `x` of a field without its spatial mean in the given channels.
+    """Return `x`, an increment of a field, minus the spatial mean of `x` in the given channels.
 
     The field's integrals in these channels, which are conserved, then do not change except by round-off.
     """

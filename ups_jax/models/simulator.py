@@ -62,7 +62,7 @@ class Simulator(nn.Module):
         return replace(state, z=codec.to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
 
     def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:
-        """Return the field one time step later, without computing the features that a further step would need."""
+        """Return the field one time step later, but no latent state for a further step, which `operate` returns."""
         newest = self._advance_newest(codec.to_grid(state.z, self.task, self.latent), state.cond)
         return self.decode(newest.reshape(newest.shape[0], -1, newest.shape[-1]))
 
@@ -143,7 +143,7 @@ def step(
 ) -> Float[Array, "b *s c"]:
     """Return the normalised frame one time step after the newest input frame.
 
-    On a grid it equals decode(operate(encode(fields))).
+    On a grid the result equals decode(operate(encode(fields))).
 
     Args:
         fields: `k` input frames, normalised, oldest first.

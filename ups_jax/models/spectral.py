@@ -119,7 +119,7 @@ def _fourier_rows(points: int, wavenumbers: np.ndarray) -> np.ndarray:
 def _matrix_for_real_vectors(matrix: np.ndarray) -> np.ndarray:
     """Return the real matrix that multiplies real vectors by a complex `matrix`.
 
-    Real and imaginary part of each row of the result alternate.
+    Each row of `matrix` becomes two rows of the result: the real part of its product, then the imaginary part.
     """
     return np.stack([matrix.real, matrix.imag], axis=1).reshape(-1, matrix.shape[1])
 
@@ -127,7 +127,7 @@ def _matrix_for_real_vectors(matrix: np.ndarray) -> np.ndarray:
 def _matrix_for_complex_vectors(matrix: np.ndarray) -> np.ndarray:
     """Return the real matrix that multiplies complex vectors (real above imaginary parts) by a complex `matrix`.
 
-    Real and imaginary part of each row of the result alternate.
+    Each row of `matrix` becomes two rows of the result: the real part of its product, then the imaginary part.
     """
     real = np.concatenate([matrix.real, -matrix.imag], axis=1)
     imag = np.concatenate([matrix.imag, matrix.real], axis=1)
@@ -145,7 +145,7 @@ def _wavenumbers(points: int, modes: int, *, non_negative: bool) -> np.ndarray:
 
 
 def _spectrum_shape(modes: int, dimensions: int) -> tuple[int, ...]:
-    """Return the number of stored wavenumbers per axis: the last space axis, without negative ones, then the others."""
+    """Return how many wavenumbers are stored per axis: first the last space axis (none negative), then the others."""
     return (modes, *(2 * modes - 1,) * (dimensions - 1))
 
 

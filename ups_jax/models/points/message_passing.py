@@ -162,7 +162,7 @@ def _squared_lengths(
 def _nearest_image_offsets(
     offset: Float[Array, "b p k d"], box: Sequence[float], periodic: Sequence[bool]
 ) -> Float[Array, "b p k d"]:
-    """Return the offsets between points, replaced by those to the nearest periodic images."""
+    """Return the offsets from points to the nearest periodic images of other points, from any of these offsets."""
     return jnp.stack(_image_components(offset, box, periodic), axis=-1)
 
 

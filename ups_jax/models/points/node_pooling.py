@@ -150,7 +150,7 @@ def gather_from_nodes(
 ) -> Float[Array, "b p k"]:
     """Return the weighted mean and first moments of the nodes' values around each point; 0 at padding points.
 
-    The first moments are those of `scatter_to_nodes` and follow the mean on the channel axis.
+    The first moments are defined as in `scatter_to_nodes` and follow the mean on the channel axis.
     """
 
     def gather(chunk: SplineWeights) -> Array:
@@ -201,7 +201,7 @@ def _quadratic_spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _mean_and_moment_factors(weights: SplineWeights) -> list[tuple[Float[Array, "b p _"], ...]]:
-    """Return the factors, one per axis, of the weights of the mean, and of the first moment along each axis."""
+    """Return the factors per axis of the weights for the mean, then of the weights for each axis's first moment."""
     axes = range(len(weights.values))
     moments = [tuple(weights.moments[j] if j == axis else weights.values[j] for j in axes) for axis in axes]
     return [weights.values, *moments]

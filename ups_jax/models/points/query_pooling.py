@@ -169,5 +169,5 @@ def pool_by_attention(
 
 
 def _default_chunk_size(scores_per_point: int) -> int:
-    """Return how many points have scores as large as those of `CHUNK_SIZE` points with 4 heads of 256 tokens."""
+    """Return the chunk size at which scores need the memory of `CHUNK_SIZE` points with 4 heads of 256 tokens."""
     return max(1, CHUNK_SIZE * 1024 // scores_per_point)

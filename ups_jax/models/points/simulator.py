@@ -174,7 +174,7 @@ class PointState:
 
 
 class PointFeatures(nn.Module):
-    """Learned features, `dim` per point, of its values, input fields and coordinates.
+    """The `dim` learned features of each point, from its values, input fields and coordinates.
 
     The values are those of all input frames, newest first. The coordinates are in [-1, 1], along the axes that are not
     periodic. For moving points, displacements since earlier frames replace the values of the coordinate channels.
@@ -204,7 +204,7 @@ class PointFeatures(nn.Module):
 
 
 class PointExit(nn.Module):
-    """Change of each point's values over one time step, from the tokens around it, its features, and their product.
+    """Change of each point's values over one time step, from nearby tokens, the point's features, and their product.
 
     The last layer's output is multiplied by the standard deviation of one-step changes, as in `FieldExit`.
     """
