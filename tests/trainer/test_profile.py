@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from ups_jax.models.batch import Batch
-from ups_jax.trainer.profile import operation_paths, part_and_direction, profile_step, self_times
+from ups_jax.trainer.profile import part_and_direction, profile_step, scope_paths_by_instruction, self_times
 from ups_jax.training.state import create_train_state
 from ups_jax.training.step import TrainStep
 
@@ -52,7 +52,7 @@ def test_a_fusion_has_the_path_of_what_it_computes() -> None:
             "}",
         ]
     )
-    assert operation_paths(hlo)["fusion.7"] == "jit(f)/second/tanh"
+    assert scope_paths_by_instruction(hlo)["fusion.7"] == "jit(f)/second/tanh"
 
 
 def test_the_profile_of_a_step_names_its_scopes_and_counts_its_steps(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
 
         states_and_targets = make_targets(noise, error, times, teacher_step, average_consistency)
 
-        def mean_square(levels: Int[Array, " b"]) -> Float[Array, " b"]:
+        def error_at_levels(levels: Int[Array, " b"]) -> Float[Array, " b"]:
             x, target = states_and_targets(levels)
             pred = consistency_function(model, params, x, times[levels], corrector_inputs)
             squares = jnp.square(pred - jax.lax.stop_gradient(target))
@@ -86,7 +86,8 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
         def add_level(total: Float[Array, " b"], numbered_levels: tuple[Array, Array]) -> tuple[Array, None]:
             number, levels = numbered_levels
             # Levels beyond the epoch's count are not computed.
-            return total + jax.lax.cond(number < count, mean_square, lambda _: jnp.zeros_like(total), levels), None
+            level_error = jax.lax.cond(number < count, error_at_levels, lambda _: jnp.zeros_like(total), levels)
+            return total + level_error, None
 
         levels = jnp.asarray(rows.draws["levels"]).T
         squares, _ = jax.lax.scan(add_level, jnp.zeros(len(error)), (jnp.arange(len(levels)), levels))

@@ -70,7 +70,7 @@ def modulate_and_gate(
 ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *ones c"]]:
     """Return `x`, scaled and shifted by functions of the embedding, and a gate to multiply the residual branch by.
 
-    Initially `x` is unchanged and the gate is 1. Call this inside a compact module; a Dense layer `modulation` is added.
+    Initially `x` is unchanged and the gate is 1. Call this in a compact module; a Dense layer `modulation` is added.
 
     Args:
         x: Input of a residual branch.

@@ -91,7 +91,7 @@ class ParameterRow:
 
     Attributes:
         path: Path of the parameter, separated by slashes.
-        count: Number of entries of the array.
+        count: Number of scalars in the array.
         optimizer: Name of the optimizer that updates the parameter.
         decayed: Whether weight decay applies.
         reason: `ParameterGroup.reason`.
@@ -129,7 +129,7 @@ def parameter_table(params: PyTree, config: StageConfig) -> list[ParameterRow]:
 
 
 def summarize_optimizers(rows: Sequence[ParameterRow]) -> str:
-    """Return a line with the numbers of arrays and of entries that each optimizer updates, largest first."""
+    """Return a line that states how many arrays and how many scalars each optimizer updates, most scalars first."""
     totals = {row.optimizer: [0, 0] for row in rows}
     for row in rows:
         totals[row.optimizer][0] += 1
@@ -139,7 +139,7 @@ def summarize_optimizers(rows: Sequence[ParameterRow]) -> str:
 
 
 def render_table(rows: Sequence[ParameterRow]) -> Table:
-    """Return the rows as a `rich` table, whose caption has the totals of each optimizer."""
+    """Return the rows as a `rich` table, whose caption is the result of `summarize_optimizers`."""
     table = Table("parameter", "shape", "numbers", "optimizer", "decay", "why", caption=summarize_optimizers(rows))
     # Wrap long paths instead of truncating them: their end identifies the parameter.
     table.columns[0].overflow = "fold"

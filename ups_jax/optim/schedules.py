@@ -154,6 +154,6 @@ def _length_in_steps(epochs: float | None, steps: int | None, steps_per_epoch: i
 
 
 def _cosine_end(config: SchedulerConfig, total_steps: int, steps_per_epoch: int) -> int:
-    """Return the step at which the cosine ends: that of `t_max` or `t_max_steps`, by default the last step."""
+    """Return the step at which the cosine ends, from `t_max` or `t_max_steps`; the last step if both are None."""
     end = _length_in_steps(config.t_max, config.t_max_steps, steps_per_epoch)
     return total_steps if end is None else end

@@ -187,20 +187,20 @@ def log_end(
 
 
 def is_end_logged(run: RunDirectory, stage: str, state: TrainState) -> bool:
-    """Return whether run.json records, as step `told`, that the end of the stage at the step of `state` was logged.
+    """Return whether run.json records, under the key `told`, that the stage's end at the step of `state` was logged.
 
-    This is recorded after delivery. If the run is killed before, or delivery fails, a resume logs the end again.
+    The key is written after delivery. If the run is killed before, or delivery fails, a resume logs the end again.
     """
     return run.read_record()["stages"][stage].get("told") == int(state.step)
 
 
 def was_end_delivered(writer: Writer) -> bool:
     """Return whether a closed writer has delivered all entries that `log_end` writes."""
-    return writer.was_delivered("summary", "alert", "artifact")
+    return writer.has_delivered("summary", "alert", "artifact")
 
 
 def log_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:
-    """Write an alert to the metric logs that the stage has diverged."""
+    """Send an alert through the metric writer that the stage has diverged."""
     writer.alert(f"{stage} has diverged", f"{run.path}: {error}", "ERROR")
 
 

@@ -150,7 +150,7 @@ def _training_time_text(cfg: Config, stage: str, data: Mixture, seconds_per_step
 
 
 def check_checkpoint_round_trip(state: Any, cfg: Config, stage: str, data: Dataset | Mixture) -> None:
-    """Save the state to a temporary folder and restore it; raise CheckpointError unless both are bit-identical."""
+    """Save the state to a temporary folder and restore it; raise CheckpointError if the restored state differs."""
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder) / stage) as checkpoints:
         checkpoints.save(state, checkpoint_meta(cfg, stage, data), validation=None)
         checkpoints.wait()
@@ -159,7 +159,7 @@ def check_checkpoint_round_trip(state: Any, cfg: Config, stage: str, data: Datas
     if not all(_is_bit_identical(saved, loaded) for saved, loaded in pairs):
         raise CheckpointError(
             f"the restored checkpoint of stage {stage} differs from the saved state, which is a bug in ups_jax; report "
-            "it and attach the configuration"
+            "this bug and attach the configuration"
         )
 
 

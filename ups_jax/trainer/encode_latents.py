@@ -167,7 +167,7 @@ def _latent_manifest(weights: Weights, cfg: Config, dataset: Dataset, dtype: str
 
 
 class EncodedChunk(NamedTuple):
-    """Latents in their storage type, and for each latent the largest magnitude of every feature among its tokens."""
+    """Latents in their storage type, and each latent's largest magnitude of every feature over the tokens."""
 
     latents: Array
     magnitudes: Array
@@ -201,7 +201,7 @@ def _context_windows(dataset: Dataset, context: int, ids: Int[np.ndarray, " n"])
 
 
 def _padded_chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
-    """Yield the rows in chunks of one size, for one compiled program; copies of the last row fill the last chunk."""
+    """Yield `rows` in chunks of equal size, for one compiled program; copies of the last row fill the last chunk."""
     for start in range(0, len(rows), chunk):
         chunk_rows = rows[start : start + chunk]
         yield np.concatenate([chunk_rows, np.repeat(chunk_rows[-1:], chunk - len(chunk_rows), axis=0)])

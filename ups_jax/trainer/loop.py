@@ -48,7 +48,7 @@ class Evaluation(NamedTuple):
         state: State with updated monitor and plateau.
         selected: Value of the metric that selects the best checkpoint.
         metrics: Metrics to log.
-        fault: Description of what is wrong with the metrics, or None.
+        fault: Result of `Loop.describe_fault`: what is wrong with the validation metrics, or None.
     """
 
     state: TrainState
@@ -109,7 +109,7 @@ def run_loop(
     progress: TrainingProgress,
     should_stop: Callable[[], bool],
 ) -> TrainState:
-    """Train a state until the plan, the patience or the target ends the stage, and return the last state.
+    """Train until all planned steps are done, the patience is exhausted or the target is reached; return the state.
 
     Args:
         state: First state; its buffers are donated.
@@ -117,8 +117,8 @@ def run_loop(
 
     Raises:
         Stopped: A signal arrived; the state was saved.
-        DivergedError: Too many consecutive steps had a non-finite loss or gradient or a loss spike, or a validation in
-            the second half of the stage found a fault.
+        DivergedError: Too many consecutive steps had a non-finite loss or gradient or a loss spike, or
+            `loop.describe_fault` found a fault in a validation at the end or in the second half of the stage.
     """
     start = step = int(state.step)
     saved_at = time.monotonic()

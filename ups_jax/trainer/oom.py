@@ -104,7 +104,7 @@ class OomRetryStep:
         self._on_halved(rows_per_micro_batch(self._rows, self._micro_batches), self._micro_batches)
 
     def run_with_retry(self, call: Callable[[], T]) -> T:
-        """Return `call()`; each time memory runs out and the state is lost, halve the micro-batch and call it again.
+        """Return `call()`; each time memory runs out and the state is lost, halve the micro-batch and repeat the call.
 
         Steps run asynchronously, so the error of a step may be raised wherever `call` reads the results of this step.
         """
@@ -123,7 +123,7 @@ def batch_size_key(stage: str) -> str:
 
 
 def row_too_large_error(config_key: str) -> ConfigError:
-    """Return the error for a step that does not fit into memory even with one row; `config_key` is the batch size's."""
+    """Return the error for a step of one row that does not fit into memory; `config_key` names the batch size."""
     return ConfigError(
         f"{config_key}: a training step of one row does not fit into the device's memory; set training.remat=full or "
         "training.precision=bf16, or use a smaller model or a shorter rollout_horizon"

@@ -29,7 +29,7 @@ class TrainedParents:
 
     Attributes:
         weights: Averaged weights of the parent's best checkpoint.
-        checkpoints: Step and digest of this checkpoint, for run.json.
+        checkpoints: Step and digest of the parent's best checkpoint, for run.json.
         fingerprints: Fingerprint of the data on which the parent was trained.
     """
 

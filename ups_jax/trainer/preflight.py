@@ -129,7 +129,9 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
         raise ConfigError(f"{run.path}: is a file; give a directory as --run-dir")
     if not run.has_record():
         if resume == "must":
-            raise CheckpointError(f"{run.path}: holds no run to resume; give --resume auto to start a new run")
+            raise CheckpointError(
+                f"{run.path}: holds no run, which --resume must requires; give --resume auto to start a new run"
+            )
         if run.contains_other_files():
             raise ConfigError(f"{run.path}: is not empty and is not a run directory; give a new --run-dir")
         return
@@ -143,7 +145,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
 
 
 def check_required_stages(run: RunDirectory, spec: StageSpec, task_kind: str) -> None:
-    """Raise CheckpointError if a stage that must be trained before this stage has no checkpoint."""
+    """Raise CheckpointError if a prerequisite of the stage `spec` has no checkpoint in the run."""
     for name in spec.required_stages(task_kind):
         if not run.checkpoint_folder(name).is_dir():
             raise CheckpointError(
@@ -204,7 +206,7 @@ def check_init_fold(cfg: Config, fingerprint: str, weights: Weights) -> None:
 
 
 def _describe_changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:
-    """Return a text for each key whose value differs between a stage's recorded and its present configuration."""
+    """Return a text for each key that differs between the configuration recorded for a stage and the present one."""
     try:
         old = to_dict(from_dict(recorded, "run.json"))
     except ConfigError:
@@ -286,7 +288,7 @@ def check_term_gradients(model: Any, cfg: Config, stage: str, batch: Batch) -> N
 
 
 def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, terms: list[str]) -> dict[str, float]:
-    """Return the gradient norm of each unweighted loss term: the root mean square of its norms on a few single rows.
+    """Return each unweighted loss term's gradient norm: the root mean square of the norms on a few single rows.
 
     The fields are normalised to zero mean and unit standard deviation, so that one threshold fits all units, and so
     that terms that penalise negative values have a gradient even if the fields are positive in physical units.

@@ -108,7 +108,9 @@ def profile_step(
             busy[name] += nanoseconds
             counts[name] += 1
     return StepProfile(
-        seconds_per_step=seconds, parts=time_by_part(busy, counts, operation_paths(hlo), steps, depth), trace=trace
+        seconds_per_step=seconds,
+        parts=time_by_part(busy, counts, scope_paths_by_instruction(hlo), steps, depth),
+        trace=trace,
     )
 
 
@@ -120,7 +122,7 @@ def time_by_part(
     Args:
         busy: Nanoseconds of each operation, by name.
         counts: Number of executions of each operation.
-        paths: Result of `operation_paths`.
+        paths: Result of `scope_paths_by_instruction`.
         steps: Number of traced steps.
         depth: Maximum number of module names that identify a part.
     """
@@ -172,8 +174,8 @@ def program_name(hlo: str) -> str:
     return hlo.split(maxsplit=2)[1].rstrip(",")
 
 
-def operation_paths(hlo: str) -> dict[str, str]:
-    """Return the path of modules and name scopes of each instruction in an HLO text, by instruction name.
+def scope_paths_by_instruction(hlo_text: str) -> dict[str, str]:
+    """Return the path of modules and name scopes of each instruction in a program's HLO text, by instruction name.
 
     A fusion without a path gets the path of the last instruction of its computation.
     """
@@ -181,7 +183,7 @@ def operation_paths(hlo: str) -> dict[str, str]:
     last: dict[str, str] = {}
     calls: dict[str, str] = {}
     computation = ""
-    for line in hlo.splitlines():
+    for line in hlo_text.splitlines():
         if header := _COMPUTATION.match(line):
             computation = header[1]
         elif instruction := _INSTRUCTION.match(line):

@@ -139,7 +139,7 @@ class TrainingRun:
         self.print_line(f"optimizers  {summarize_optimizers(rows)}")
 
     def build_train_step(self) -> oom.OomRetryStep:
-        """Return the train step; it starts with the micro-batch size that fitted into memory before (run.json).
+        """Return the train step; its first micro-batch size is the one that fitted into memory before (run.json).
 
         Compilations and further halvings of the micro-batch are printed and recorded in run.json.
         """
@@ -314,7 +314,7 @@ def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed
 
 
 class LoopResult(NamedTuple):
-    """The last state of a training loop, and its wall time per step, which is None if no step was timed."""
+    """The last state of a training loop, and the wall time per step of the loop, None if no step was timed."""
 
     state: TrainState
     seconds_per_step: float | None

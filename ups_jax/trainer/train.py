@@ -189,7 +189,7 @@ def _claim_run_and_load_parents(
 
 
 def _record_start_and_read_entry(run: RunDirectory, cfg: Config, stage: str) -> dict[str, Any] | None:
-    """Record this process and its configuration in run.json; return the stage's entry in it, None for a new stage."""
+    """Record this process and its configuration in run.json; return the stage's entry there, None for a new stage."""
     record = run.read_record()
     record |= environment_record() | {"status": "running", "config": to_dict(cfg)}
     record |= {"device": str(jax.devices()[0].device_kind)}

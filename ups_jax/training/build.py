@@ -270,8 +270,8 @@ def trains_on_latents(cfg: Config, stage: str) -> bool:
     return stage == "operator" and cfg.data.source == "latents"
 
 
-def frozen_codec_subset(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
-    """Return the subset for training on cached latents: the codec is frozen, all other parameters are trained."""
+def subset_without_codec(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
+    """Return which parameters training on cached latents updates: all except the codec's, which are frozen."""
     first = template_batch(model.task, min_frames_for_init(cfg, model.task))
     paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
     codec = frozenset(path for path in paths if path[0] == CODEC)

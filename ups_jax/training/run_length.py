@@ -158,7 +158,7 @@ def measure_seconds_per_step(
 
 
 def measure_seconds(call: Callable[[], PyTree], *, clock: Clock = time.perf_counter, repeats: int = 3) -> float:
-    """Return the median duration of `repeats` calls in seconds; an untimed call before them compiles."""
+    """Return the median duration of `repeats` calls in seconds, after one untimed call that compiles."""
     jax.block_until_ready(call())
     seconds = []
     for _ in range(repeats):

@@ -25,7 +25,7 @@ class Monitor:
 
     Attributes:
         skipped_in_row: Steps with a non-finite loss or gradient since the last accepted step, int32 scalar.
-        skipped: Total number of such steps, int32 scalar.
+        skipped: Total number of steps with a non-finite loss or gradient, int32 scalar.
         best_metric: Lowest validation metric, float32 scalar.
         since_best: Evaluations since the lowest validation metric, int32 scalar.
     """

@@ -19,7 +19,7 @@ from ups_jax.losses import StageLoss, StepContext, per_task_metrics
 from ups_jax.models import Batch
 from ups_jax.models.parameter_sharing import ParameterSubset
 from ups_jax.optim import ema_params, ema_update
-from ups_jax.training.build import JointModel, as_joint_model, frozen_codec_subset, trains_on_latents
+from ups_jax.training.build import JointModel, as_joint_model, subset_without_codec, trains_on_latents
 from ups_jax.training.gradients import make_gradient_fn
 from ups_jax.training.multi_step import Batches, scan_steps
 from ups_jax.training.stages import stage_spec
@@ -103,7 +103,7 @@ def make_train_step(
         for loss, task_model in zip(losses or joint.losses(spec, cfg), joint.models, strict=True)
     ]
     subsets = (
-        [frozen_codec_subset(spec, joint.models[0], cfg)]
+        [subset_without_codec(spec, joint.models[0], cfg)]
         if trains_on_latents(cfg, stage)
         else joint.parameter_subsets()
     )

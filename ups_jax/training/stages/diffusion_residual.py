@@ -105,7 +105,7 @@ def _init_from_parents(
 
 
 def _make_validation(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """Return the function from weights to the errors with correction at every step, and without it (`alone/...`)."""
+    """Return the function from weights to the errors with correction at every step, and with none (`alone/...`)."""
     segments = validation_segments(dataset, cfg)
     predictor = predictor_model(cfg, model.task)
     measure = jax.jit(lambda weights, params, segments: corrected_metrics(model, weights, predictor, params, segments))

@@ -33,8 +33,8 @@ class StageSpec(Generic[M]):
 
     Attributes:
         name: Name of the stage.
-        task_kinds: Kinds of task that it supports, `transient` or `steady`.
-        supports_points: Whether it supports scattered points as well as grids.
+        task_kinds: Kinds of task that the stage supports, `transient` or `steady`.
+        supports_points: Whether the stage supports scattered points as well as grids.
         model: (cfg, task) -> model; raises ConfigError if the configuration is inconsistent.
         init: (model, key, batch of one row) -> initial parameters; only the shapes of the batch matter.
         losses: (model, cfg) -> loss of the stage.
