@@ -35,7 +35,7 @@ class TestLogin:
         with pytest.warns(UserWarning, match="wandb login"):
             writer.scalars(1, {"loss": 1.0}, "operator")
         writer.close()
-        assert not writer.was_delivered("scalars")
+        assert not writer.has_delivered("scalars")
 
 
 def wandb_writer(directory, mode="offline", **kwargs):
@@ -125,7 +125,7 @@ def test_a_run_that_cannot_begin_or_end_is_told_once(monkeypatch, tmp_path, wher
         writer.close()
         writer.scalars(2, {"loss": 0.5}, "operator")
     assert len(warned) == 1 and "RuntimeError" in writer.problem
-    assert not writer.was_delivered("alert")
+    assert not writer.has_delivered("alert")
 
 
 @pytest.mark.parametrize("where", ["define_metric", "log", "alert"])
@@ -140,7 +140,7 @@ def test_an_operation_that_fails_is_left_out_told_once_of_its_kind_and_the_rest_
         writer.close()
     assert len(warned) == 1 and writer.problem is None
     assert names(calls).count("summary") == 2 and names(calls)[-1] == "finish"
-    assert writer.was_delivered("summary", "artifact") and writer.was_delivered("alert") == (where != "alert")
+    assert writer.has_delivered("summary", "artifact") and writer.has_delivered("alert") == (where != "alert")
 
 
 def test_a_kind_that_failed_once_is_not_lost_for_good(monkeypatch, tmp_path):
@@ -322,4 +322,4 @@ def test_an_upload_that_fails_is_told_and_the_run_ends_all_the_same(monkeypatch,
     send(writer, folder)
     with pytest.warns(UserWarning, match=r"`artifact` failed.*no route to host"):
         writer.close()
-    assert names(calls)[-1] == "finish" and not writer.was_delivered("artifact")
+    assert names(calls)[-1] == "finish" and not writer.has_delivered("artifact")

@@ -31,7 +31,7 @@ def recorder(name, calls):
     def note(kind):
         return lambda *args, **kwargs: calls.append((name, kind, args, kwargs))
 
-    return SimpleNamespace(**{kind: note(kind) for kind in (*CALLS, "close", "was_delivered")})
+    return SimpleNamespace(**{kind: note(kind) for kind in (*CALLS, "close", "has_delivered")})
 
 
 def test_tee_hands_on_everything_and_closes_all_even_when_one_raises():
@@ -51,9 +51,9 @@ def test_tee_hands_on_everything_and_closes_all_even_when_one_raises():
         tee.close("stopped")
     assert calls[-1] == "stopped"
     for lost in ((), ("alert",)):
-        second.was_delivered = lambda *kinds, lost=lost: not set(kinds) & set(lost)
-        first.was_delivered = lambda *kinds: True
-        assert [tee.was_delivered(kind) for kind in ("alert", "table")] == [not lost, True]
+        second.has_delivered = lambda *kinds, lost=lost: not set(kinds) & set(lost)
+        first.has_delivered = lambda *kinds: True
+        assert [tee.has_delivered(kind) for kind in ("alert", "table")] == [not lost, True]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_an_error_after_which_a_run_goes_on_has_stopped_it():
 def test_a_writer_takes_whatever_any_writer_takes(tmp_path):
     # The test above knows every method; one that is new must be handed on as well.
     methods = {name for name, value in vars(Writer).items() if callable(value) and not name.startswith("_")}
-    assert methods == {*CALLS, "close", "was_delivered"}
+    assert methods == {*CALLS, "close", "has_delivered"}
     writer = JsonlWriter(tmp_path / "metrics.jsonl")
     assert isinstance(writer, Writer) and isinstance(Tee([]), Writer)
     for kind, (args, kwargs) in CALLS.items():

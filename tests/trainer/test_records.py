@@ -201,7 +201,7 @@ class Recorder(Writer):
     def close(self, outcome: str = "finished") -> None:
         self.note("close", outcome)
 
-    def was_delivered(self, *kinds: str) -> bool:
+    def has_delivered(self, *kinds: str) -> bool:
         return not self.off
 
 

@@ -233,7 +233,7 @@ def demote_champion(
 
 
 def _empty_table(title: str, columns: Sequence[str]) -> Table:
-    """Return a table with a title and these columns, without rows."""
+    """Return a table with a title and the headers `columns`, to which rows can be added."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -258,6 +258,6 @@ def _parse_filter(rows: Sequence[Row], text: str) -> tuple[str, str]:
 
 
 def _values_by_column(row: Row) -> dict[str, str]:
-    """Return the values of a row by column. A tag is in the column `tag:NAME`, and in `NAME` unless that is a field."""
+    """Return a row's values by column; a tag is in the column `tag:NAME`, and in `NAME` if no field has this name."""
     columns = {item.name: str(getattr(row, item.name)) for item in fields(row)}
     return columns | {f"tag:{name}": value for name, value in row.tags.items()} | dict(row.tags) | columns

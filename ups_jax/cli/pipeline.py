@@ -1,6 +1,6 @@
 """Train a run, evaluate it on a small and a full set of trajectories, and promote it if it beats the champion.
 
-It must also pass the gates, which are conditions on its metrics relative to the champion. To resume an interrupted
+The run must also pass the gates, which are conditions on its metrics relative to the champion. To resume an interrupted
 pipeline, run the same command again; finished steps are not repeated. Exit code 6: the run was not promoted.
 """
 

@@ -169,7 +169,7 @@ def write_rollout(
 
 
 def _load_correction(run: TrainedModel, stage: str, request: RolloutRequest) -> Correction:
-    """Return the correction that a trained stage of the run performs. Raise CheckpointError if it is not trained."""
+    """Return the correction by the corrector that `stage` trains. Raise CheckpointError if it is not trained yet."""
     trained = load_corrector(run.path, stage)
     model = cast(Corrector, build_model(trained.config, run.task, stage))
     if trained.config.diffusion.objective == "regression":
@@ -234,7 +234,7 @@ def _describe_corrector(request: RolloutRequest) -> str:
 
 
 def _print_error(output: Path, task: Task, start: InitialState, members: int, console: Console) -> None:
-    """Print the error of the predictions for the only sample, over the frames for which `start` contains the truth."""
+    """Print the error of the predictions for the only sample, averaged over the frames that `start.truth` contains."""
     if start.truth is None:
         return
     initial_frames, truth = start.fields.shape[1], start.truth[0]

@@ -73,7 +73,7 @@ def add_stage_option(
     name: str = "--stage",
     default: str | None = None,
 ) -> None:
-    """Add an option to a parser that selects one of the stages `choices`; former names of stages are accepted."""
+    """Add to a parser an option that selects one of the stages `choices`; former names of stages are accepted."""
     parser.add_argument(
         name, type=lambda text: STAGE_ALIASES.get(text, text), choices=list(choices), default=default, help=help
     )
@@ -146,7 +146,7 @@ def _as_user_error(error: UserError | MemoryError | OSError) -> UserError | None
 
 
 def _host_memory_error(error: MemoryError | OSError) -> HostMemoryError:
-    """Return an error that says which settings reduce the use of host memory, which is exhausted."""
+    """Return the error for exhausted host memory; the message names the settings that reduce memory use."""
     return HostMemoryError(
         f"the memory of this machine is exhausted ({first_line(error)}); close other programs, or lower "
         "`data.loader.buffer`, `data.loader.memory_gib` or batch sizes, then repeat the command"

@@ -77,12 +77,12 @@ def relevant_values(values: dict[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _fold_if_set(diffusion: dict[str, Any]) -> dict[str, Any]:
-    """Return a dictionary with the share of trajectories held out of a predictor's training, empty if it is 0."""
+    """Return `diffusion.fold`, the share of trajectories held out of a predictor's training, by its key, unless 0."""
     return {"diffusion.fold": diffusion["fold"]} if diffusion.get("fold") else {}
 
 
 def _without_accumulation(section: dict[str, Any]) -> dict[str, Any]:
-    """Return a stage's section with all windows of an optimizer step as `batch_size`, and without `accum_steps`.
+    """Return a stage's section with `batch_size` multiplied by `accum_steps`, and without `accum_steps`.
 
     The division of the same windows into micro-batches changes a step by round-off only.
     """

@@ -149,7 +149,7 @@ def _replace_stage_aliases(stages: dict[str, Any]) -> dict[str, Any]:
 def _merge(base: Any, update: Any) -> Any:
     """Return `base` updated with `update`, mappings key by key.
 
-    A list of named entries has the entries of `update`; each inherits from the entry of `base` with its name.
+    A list of named entries becomes the list in `update`, whose entries inherit from those of the same name in `base`.
     """
     if isinstance(base, dict) and isinstance(update, dict):
         return base | {key: _merge(base[key], value) if key in base else value for key, value in update.items()}
@@ -294,9 +294,9 @@ def _fill_stages(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_default_warmup(section: dict[str, Any]) -> dict[str, Any]:
-    """Return a section with `warmup: 0` if its `scheduler` sets `name` but not `warmup`.
+    """Return a section, with `warmup: 0` added to its key `scheduler` if this sets `name` but not `warmup`.
 
-    The default warm-up belongs to the default curve, `cosineannealinglr`.
+    The default warm-up is meant for the default curve, `cosineannealinglr`, not for a curve that a user names.
     """
     scheduler = section.get("scheduler")
     if not isinstance(scheduler, dict) or "name" not in scheduler or "warmup" in scheduler:
@@ -305,7 +305,7 @@ def _without_default_warmup(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_lengths_of_other_unit(base: dict[str, Any], section: dict[str, Any]) -> dict[str, Any]:
-    """Return inherited values without the lengths that the section sets in the other unit, epochs or steps."""
+    """Return the inherited values `base` without each length that `section` sets in the other unit, epochs or steps."""
     other_unit = {key.removesuffix("_steps") if key.endswith("_steps") else f"{key}_steps" for key in section}
     other_unit -= section.keys()
     return {

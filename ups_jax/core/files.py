@@ -27,7 +27,7 @@ RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grai
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that `path` never contains incomplete content. Its directory is created if needed.
+    """Write the file `path`, which never contains incomplete content; the parent directory is created if needed.
 
     Raises:
         StorageError: The file cannot be written.
@@ -53,8 +53,8 @@ def read_json(path: Path) -> Any:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file that replaces `path` when the block ends without an error.
 
-    An error in the block leaves `path` unchanged. Its directory is created if needed. Temporary files that killed
-    processes have left for `path` are deleted.
+    An error in the block leaves `path` unchanged. The parent directory is created if needed. Temporary files that
+    killed processes have left for `path` are deleted.
 
     Raises:
         StorageError: An `OSError` occurred in the block or while the file was moved.

@@ -63,14 +63,14 @@ def lock_file(path: Path, hint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wait_for_lock(path: Path) -> Iterator[None]:
-    """Wait until no other process has locked the lock file `path`, then lock it. It is created if needed."""
+    """Wait until no other process has locked the lock file `path`, which is created if needed, and then lock it."""
     with _open(path, path) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def is_unlocked(directory: Path) -> bool:
-    """Return whether a directory has no lock, or only one that a child has kept after its parent ended."""
+    """Return whether a directory is unlocked, or is locked only by a child process whose parent has ended."""
     try:
         with (directory / _NAME).open("r", encoding="utf-8") as handle:
             return _try_lock(handle) or not _is_alive(handle.read().strip())
@@ -112,7 +112,7 @@ def _try_lock(handle: TextIO) -> bool:
 
 
 def _is_alive(holder: str) -> bool:
-    """Return whether the process in the text of a lock file may be running; always True for another host."""
+    """Return whether the process that the text of a lock file names may be running; True for another host's."""
     named = re.fullmatch(r"process (\d+) on (.*)", holder)
     if named is None or named[2] != socket.gethostname():
         return True

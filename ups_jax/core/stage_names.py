@@ -1,4 +1,4 @@
-"""Names of the stages and the stages that each needs. The module imports nothing, so that `--help` is fast."""
+"""Names of the training stages and their prerequisite stages. The module imports nothing, so that `--help` is fast."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Coefficient:
         name: Name of the coefficient.
         scale: `linear` or `log10`.
         mean: Mean over the training trajectories, of the logarithm if the scale is `log10`.
-        std: Standard deviation, likewise.
+        std: Standard deviation of the same values as `mean`.
     """
 
     name: str

@@ -29,7 +29,7 @@ def hangup_signals() -> tuple[signal.Signals, ...]:
 
 @contextmanager
 def tolerate_closed_output() -> Iterator[None]:
-    """Let the block continue when the reader of stdout or stderr has ended; its further output is dropped.
+    """Let the block continue when the reader of stdout or stderr has ended; further output to it is dropped.
 
     A standard stream that is closed before the block is replaced by the null device.
     """

@@ -63,7 +63,7 @@ def member_keys(corrector_weights: Weights, members: int) -> list[Key[Array, ""]
 class CorrectedModel:
     """A trained model with a corrector of its predictions, as a `Predictor` for `ups_jax.evaluation.evaluate`.
 
-    A single rollout applies the corrector's mean correction; a distilled corrector uses its teacher's. The members of
+    A single rollout applies the corrector's mean correction; a distilled corrector uses that of its teacher. Members of
     an ensemble apply sampled corrections, which are the same at every call.
 
     Attributes:
@@ -170,7 +170,7 @@ def load_correctors(path: Path) -> dict[str, Weights]:
 
 
 def load_corrector(path: Path, stage: str) -> Weights:
-    """Return the best checkpoint of the corrector that `stage` trained. For a distilled corrector, add its teacher's.
+    """Return the best checkpoint of the corrector that `stage` trained, for a distilled one with the teacher's weights.
 
     Raises:
         CheckpointError: There is no checkpoint, or the corrector was trained on another checkpoint of a parent stage

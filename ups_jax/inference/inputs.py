@@ -29,7 +29,7 @@ PointArrays = Mapping[str, AnyArray]
 
 
 def array_dtype(*trees: Any) -> type[np.floating]:
-    """Return float64 if JAX has it enabled and a leaf of the trees is float64, otherwise float32."""
+    """Return float64 if a leaf of the trees is float64 and JAX has float64 enabled, otherwise float32."""
     x64_enabled = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
     has_float64 = x64_enabled and any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(trees))
     return np.float64 if has_float64 else np.float32

@@ -38,7 +38,7 @@ class FinerPredictor:
     def rollout_arrays(
         self, u0: Float[np.ndarray, "b k *f c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
-        """Return the `steps` frames after the context `u0`; each prediction is re-encoded on the trained grid."""
+        """Return the `steps` frames after the context `u0`; the model re-encodes each frame on its trained grid."""
         return self._to_fine_grid(self.trained_model.rollout_arrays(self._to_trained_grid(u0), steps, cond, cond_mask))
 
     def latent_rollout(

@@ -51,7 +51,7 @@ class TrainedModel:
 
     `step` and `rollout` are pure functions in physical units. NumPy arguments give NumPy results. JAX arguments give
     JAX results, and the functions can then be differentiated, vmapped, scanned and jitted. They compute in float64 if
-    JAX has it enabled and fields or weights are float64, otherwise in float32. Each shape is compiled once.
+    JAX has float64 enabled and fields or weights are float64, else in float32. Each shape is compiled once.
 
     Attributes:
         path: The run directory.
@@ -80,13 +80,13 @@ class TrainedModel:
 
         Args:
             u: The current frame (b, *grid, c), or (b, context, *grid, c) if the model takes several frames. For a
-                steady task the input fields, unless `input_fields` is set: then None, or a state, which is not used.
+                steady task, the input fields; not used if `input_fields` is set.
             params: PDE coefficients by name, in physical units: one number for all samples, or an array (b,). A
                 missing coefficient causes a warning, and its training mean is used.
-            input_fields: For a steady task the input fields (b, *grid, i), on the trained grid or on one that refines
-                it by integer factors. For a point cloud with any number of points a mapping: `coords` (points, axes)
-                unless the points move, `inputs` (points, i) if the model was trained with input fields, `point_mask`
-                (points,) with 0 for padding; each with a leading batch axis if samples differ.
+            input_fields: For a steady task, the input fields (b, *grid, i), on the trained grid or on one that refines
+                it by integer factors. For a point cloud, a mapping of arrays, with a leading batch axis if samples
+                differ: `coords` (points, axes), omitted if the points move since `u` then contains their coordinates;
+                `inputs` (points, i), omitted if the model has no input fields; `point_mask` (points,), 0 for padding.
             weights: Parameters to use instead of the attribute `weights`, a pytree of the same structure.
             dt: Time between frames, which must equal the time step of the training data.
             task: Name of the task; required if the run has several.
@@ -277,7 +277,7 @@ class TrainedModel:
         return np.asarray(self._jit_reconstruct(self.weights, jnp.asarray(fields, array_dtype(fields))))
 
     def _select_model(self, task: str | None, weights: Any) -> tuple[TrainedModel, Any]:
-        """Return the model of a task and its parameters, which come from `weights` unless that is None."""
+        """Return the model of a task and the parameters to use: `weights`, or the trained ones if `weights` is None."""
         model = self.for_task(task)
         if weights is None:
             return model, model.weights

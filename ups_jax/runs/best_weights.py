@@ -53,7 +53,7 @@ class Weights:
 def best_weights(path: Path, stage: str) -> Weights:
     """Return the weights of a stage from the best checkpoint of a run.
 
-    If it is damaged, a warning is emitted and the best readable checkpoint is used.
+    If this checkpoint is damaged, a warning is emitted and the best readable checkpoint is used.
 
     Raises:
         CheckpointError: `path` holds no run, or no readable checkpoint of the stage.
@@ -155,7 +155,7 @@ def check_compatible(weights: Weights, expected: PyTree) -> PyTree:
 
 
 def first_shape_difference(loaded: PyTree, expected: PyTree) -> str | None:
-    """Return a text about the first parameter in order of names whose shape differs between two trees, or None."""
+    """Return a text about the first parameter, by name, whose shape differs between two trees; None if none differs."""
     loaded_shapes, expected_shapes = (
         {jax.tree_util.keystr(name): np.shape(leaf) for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (loaded, expected)

@@ -78,7 +78,7 @@ class Checkpoints:
         return [f"damaged checkpoint {reason}; {self._quarantine_step(step)}" for step, reason in damaged]
 
     def _why_unlistable(self, step: int) -> str | None:
-        """Return why orbax cannot list a folder that contains the checkpoint of `step`, or None if it can."""
+        """Return why the checkpoint of `step` keeps orbax from listing its folder, or None if orbax can list it."""
         folder = self.directory / str(step)
         try:
             read_validation_metric(folder)
@@ -410,8 +410,8 @@ def read_validation_metric(folder: Path) -> float | None:
 def rank_steps(directory: Path, steps: Iterable[int]) -> list[int]:
     """Return steps sorted by the validation metric of their checkpoints in `directory`, lowest first.
 
-    Steps with a damaged metric come first, since one of them may be the best, and steps without a metric last. Of equal
-    steps the latest comes first.
+    Steps with a damaged metric come first, since one of them may be the best, and steps without a metric last. Of steps
+    with equal metrics, the latest comes first.
     """
 
     def sort_key(step: int) -> tuple[int, float, int]:

@@ -55,7 +55,7 @@ class RunDirectory:
         return self.path / "checkpoints" / stage
 
     def main_stage(self) -> str:
-        """Return `operator`, or if the run lacks it, the last stage that was started and is not a corrector."""
+        """Return `operator`, or in a run without it the last started stage that does not train a corrector."""
         stages = [name for name in self.read_record()["digests"] if name not in STAGE_NEEDS["transient"]]
         return stages[-1] if stages and "operator" not in stages else "operator"
 
@@ -99,7 +99,7 @@ class RunDirectory:
             write_atomically(self.path / _SPLIT, json.dumps(split) + "\n")
 
     def update_record(self, **values: Any) -> None:
-        """Set entries of the record and write it."""
+        """Set the given entries of the record and write run.json."""
         self.write_record(self.read_record() | values)
 
     @contextlib.contextmanager
@@ -181,7 +181,7 @@ _LENGTHS = ("epochs", "steps", "max_seconds", "patience", "patience_steps")
 
 
 def stage_length_settings(cfg: Config, stage: str) -> dict[str, Any]:
-    """Return the settings that determine how long a stage trains, by key."""
+    """Return the configured values that determine how long a stage trains, such as `epochs`, by key."""
     settings = getattr(cfg.stages, stage)
     return {key: getattr(settings, key) for key in _LENGTHS}
 
@@ -199,12 +199,12 @@ class StageRecord:
         self._write_record({})
 
     def update(self, **values: Any) -> None:
-        """Set values in the entry and write the record."""
+        """Set the given values in the stage's entry and write run.json."""
         self.values |= values
         self._write_record({})
 
     def finish(self, **values: Any) -> None:
-        """Set values in the entry, set the status of the run to `finished`, and write the record."""
+        """Set the given values in the stage's entry, set the run's status to `finished`, and write run.json."""
         self.values |= values
         self._write_record({"status": "finished"})
 

@@ -81,7 +81,7 @@ def solve_pressure(
 def random_field(points: int, generator: np.random.Generator) -> Float[np.ndarray, "x y"]:
     """Return a sample of N(0, (-Laplace + 9)^-2) at `points` cell centres along each axis, shifted to mean 0.
 
-    Its normal derivative is 0 at the boundary. With mean 0 it is positive on half of the domain, on average.
+    The normal derivative is 0 at the boundary. The shifted field is positive on half of the domain, on average.
 
     References:
         Li et al. 2021, Fourier neural operator, whose data generator also removes the mean.

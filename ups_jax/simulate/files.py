@@ -47,7 +47,7 @@ class Provenance:
 
     @property
     def attributes(self) -> dict[str, str | int]:
-        """Root attributes that record the inputs, except the number of trajectories, which the datasets have."""
+        """Root attributes that record the inputs, except the number of trajectories, which the datasets show."""
         return {"task": self.task, "preset": self.preset, "seed": self.seed, "generator_version": VERSION}
 
     @property

@@ -48,7 +48,7 @@ def solve(
 def burgers(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
     """Return the stepper of u_t + (u²/2)_x = nu u_xx for one substep.
 
-    It has order 4. With order 2, an error of 1e-5 would need 5 times as many substeps.
+    The stepper has order 4. With order 2, an error of 1e-5 would need 5 times as many substeps.
     """
     return exponax.stepper.Burgers(*_stepper_arguments(preset), diffusivity=nu, order=4, conservative=True)
 
@@ -105,7 +105,7 @@ def _solve_trajectory(
 
 
 def _resample(frames: Float[Array, "t *s"], preset: Preset) -> Float[Array, "t *p"]:
-    """Return frames on the stored grid, which is coarser than the solver's grid or refines it."""
+    """Return the solver's frames on the stored grid: every n-th point, or interpolated if the stored grid is finer."""
     refinement = max(1, preset.points // preset.solved_points)
     for axis in range(1, preset.dimensions + 1):
         frames = _refine(frames, axis, refinement)

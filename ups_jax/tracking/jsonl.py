@@ -51,7 +51,7 @@ class JsonlWriter(Writer):
         self._last_steps[stage] = step
 
     def drop_records_after(self, stage: str, step: int) -> None:
-        """Delete the records of `stage` after `step`, from which it resumes; the file is replaced atomically."""
+        """Delete the records of `stage` after `step`, where the stage resumes; the file is replaced atomically."""
         with _storage_errors(self.path):
             self._file.close()
             self._rewrite(

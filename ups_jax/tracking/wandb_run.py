@@ -62,7 +62,7 @@ class RunSpec:
         return self.shared_run is not None and self.join and mode == self.shared_run.mode == "online"
 
     def writes_context(self, mode: str) -> bool:
-        """Return whether to describe the new run of this process in the context file, so that later processes join it.
+        """Return whether the context file shall describe the run of this process, so that later processes join the run.
 
         An offline run never replaces an online one in this file.
         """
@@ -141,7 +141,7 @@ def start_run(
         try:
             write_context(spec.context_file, spec.run_context(run, mode))
         except UserError as error:
-            warn(f"later processes cannot join this run: {error}")
+            warn(f"later processes start new W&B runs, because the description of this run cannot be written: {error}")
     return StartedRun(run, mode)
 
 

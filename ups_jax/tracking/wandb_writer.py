@@ -203,12 +203,12 @@ class WandbWriter(Writer):
                 self._give_up("it did not finish in time; upload the rest with `wandb sync`")
         self._emit_warnings()
 
-    def was_delivered(self, *methods: str) -> bool:
-        """Return whether the run started, ended and accepted all calls of the methods with these names.
+    def has_delivered(self, *method_names: str) -> bool:
+        """Return whether the W&B run has started, has ended and accepted every call of the methods with these names.
 
-        Offline, it accepts a call by writing to the folder that `wandb sync` uploads.
+        Offline, the run accepts a call by writing to the folder that `wandb sync` uploads.
         """
-        return self._is_started.is_set() and self.problem is None and self._failed_methods.isdisjoint(methods)
+        return self._is_started.is_set() and self.problem is None and self._failed_methods.isdisjoint(method_names)
 
     def _wait_for_thread(self) -> None:
         """Wait until the thread ends or reaches the time limit of `close`."""

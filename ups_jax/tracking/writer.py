@@ -60,16 +60,16 @@ class Writer(Protocol):
         return None
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Write all buffered data and the outcome of the run; afterwards only `was_delivered` may be called."""
+        """Write all buffered data and the outcome of the run; afterwards only `has_delivered` may be called."""
         return None
 
-    def was_delivered(self, *methods: str) -> bool:
-        """Return whether this closed writer has written the data of all calls of these methods, given by name."""
+    def has_delivered(self, *method_names: str) -> bool:
+        """Return whether this closed writer has written the data of every call of the methods with these names."""
         return True
 
 
 def _forwarding(method: Callable[Concatenate[Writer, P], None]) -> Callable[Concatenate[Tee, P], None]:
-    """Return a method of `Tee` that calls this method of `Writer` on every writer."""
+    """Return a method of `Tee` that calls `method`, a method of `Writer`, on every writer of the tee."""
 
     @functools.wraps(method)
     def call_on_all(self: Tee, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -101,9 +101,9 @@ class Tee(Writer):
             for writer in reversed(self.writers):
                 stack.callback(writer.close, outcome)
 
-    def was_delivered(self, *methods: str) -> bool:
-        """Return whether every writer has written the data of all calls of these methods, given by name."""
-        return all(writer.was_delivered(*methods) for writer in self.writers)
+    def has_delivered(self, *method_names: str) -> bool:
+        """Return whether every writer has written the data of every call of the methods with these names."""
+        return all(writer.has_delivered(*method_names) for writer in self.writers)
 
 
 @contextlib.contextmanager
@@ -143,8 +143,8 @@ def flatten_sections(values: Mapping[str, Any], separator: str = "/") -> dict[st
 class ThrottledWriter(Tee):
     """Forwards training metrics to another writer at most once per `seconds`, and drops the metrics in between.
 
-    Metrics that include validation metrics are always forwarded. If the last metrics were not forwarded, `close` does
-    it. All other calls are forwarded immediately.
+    Metrics that include validation metrics are always forwarded. `close` forwards the last metrics if they
+    were dropped. All other calls are forwarded immediately.
 
     Args:
         seconds: Minimum time between forwarded training metrics.

@@ -14,7 +14,7 @@ from ups_jax.core.commands import command
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FilePair:
-    """A `path` that gives separate files for training, validation and test."""
+    """The value of `path` if training, test and (optionally) validation trajectories are in separate files."""
 
     train: str | tuple[str, ...]
     """File with the training trajectories, or a list of files."""
