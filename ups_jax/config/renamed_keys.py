@@ -57,7 +57,7 @@ def override_with_current_names(parts: list[str], value: Any, origin: str) -> tu
 
 
 def with_former_names(values: Any) -> Any:
-    """Return plain values with keys under their former names. Digests use them, so that a renamed key keeps its digest."""
+    """Return plain values with keys under their former names. Digests use them, so a renamed key keeps its digest."""
     if isinstance(values, list):
         return [with_former_names(item) for item in values]
     if not isinstance(values, dict):

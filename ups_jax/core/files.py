@@ -97,8 +97,8 @@ def path_inside(file: Path, entry: str, name: object, error_class: type[UserErro
     text = os.path.normpath(str(name))
     if os.path.isabs(text) or text.split(os.sep)[0] == os.pardir or "\0" in text:
         raise error_class(
-            f"{file}: `{entry}` names {str(name)!r:.200}, which is not in the folder of this file; move it there, or "
-            "put a link to it there"
+            f"{file}: `{entry}` names {str(name)!r:.200}, which is not in the folder of this file; move the named "
+            "file there, or put a link there"
         )
     if any(len(os.fsencode(part)) > _LONGEST_NAME for part in text.split(os.sep)):
         raise error_class(f"{file}: `{entry}` names {text!r:.60}.., which is too long for a file name; shorten it")

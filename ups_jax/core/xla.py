@@ -66,9 +66,7 @@ def require_determinism(deterministic: bool) -> None:
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag.split("=")[0] == _FLAG]
     if flags:
         if flags[-1].lower() not in (_FLAG, f"{_FLAG}=true", f"{_FLAG}=1"):
-            raise ConfigError(
-                f"key `deterministic`: is true, but XLA_FLAGS contains {flags[-1]}; remove it from XLA_FLAGS"
-            )
+            raise ConfigError(f"key `deterministic`: is true, but XLA_FLAGS contains {flags[-1]}; remove this flag")
     elif not xla_bridge.backends_are_initialized():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=true".strip()
     elif jax.default_backend() != "cpu":

@@ -230,7 +230,7 @@ class _Summary:
         self._nonfinite, self._constant = np.zeros((2, channels), np.int64)
 
     def update(self, fields: Float32[np.ndarray, "n t *s c"]) -> None:
-        """Add the fields of further trajectories to the statistics."""
+        """Include the fields of further trajectories in the statistics and defects."""
         finite = np.isfinite(fields)
         exact = np.where(finite, fields, 0).astype(np.float64)
         all_axes, inner = tuple(range(fields.ndim - 1)), tuple(range(1, fields.ndim - 1))

@@ -51,7 +51,7 @@ class Mixture:
 
 
 def as_mixture(data: Dataset | Mixture) -> Mixture:
-    """Return a mixture unchanged, and a single dataset as a mixture of one."""
+    """Return a mixture unchanged; return a single dataset as a mixture with one member."""
     return data if isinstance(data, Mixture) else Mixture(datasets=(data,))
 
 

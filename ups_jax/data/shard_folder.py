@@ -151,7 +151,7 @@ class ShardFolderFormat(Generic[ManifestT]):
             name for name in names if name[0] != "." and name not in manifests and not fnmatch(name, self.shard_pattern)
         ]
         if unrelated and not self.has_manifest(path):
-            raise DataError(f"{path}: contains other files ({', '.join(unrelated[:3])}); give a new folder")
+            raise DataError(f"{path}: contains unrelated files ({', '.join(unrelated[:3])}); give a new folder")
         with lock_directory(path, "wait for it, or give another folder"):
             for pattern in (*manifests, self.shard_pattern, f".{self.shard_pattern}.tmp") if overwrite else ():
                 for file in path.glob(pattern):

@@ -41,7 +41,7 @@ _ENSEMBLE_TITLES = dict(
 
 
 def sections_by_row(evaluation: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
-    """Return the sections of metrics of every table row: the model, its variants and the baselines."""
+    """Return by name the metrics of each row of the console table: the model, its variants and the baselines."""
     kind = "rollout" if "rollout" in evaluation.metrics else "solution"
     variants = {f"{name} {kind}": sections for name, sections in evaluation.variants.items()}
     return {"this model": evaluation.metrics, **variants, **evaluation.baselines}

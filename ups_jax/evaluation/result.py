@@ -26,7 +26,7 @@ class Example:
     Attributes:
         label: Rank by nRMSE among the evaluated trajectories: `best`, `median` or `worst`.
         id: Index of the trajectory in its file.
-        nrmse: Mean nRMSE of its rollout.
+        nrmse: nRMSE of the trajectory's rollout, averaged over time.
         coefficients: PDE coefficients by name, in physical units.
         truth: True fields in physical units.
         prediction: Predicted fields; the first frame is the last context frame.

@@ -129,7 +129,7 @@ def checked_point_arrays(task: Task, point_arrays: Any, batch: int, points: int,
     """
     if not task.scattered:
         if point_arrays is not None:
-            raise DataError(f"input_fields: task {task.name} is on a grid and has no input fields; leave them out")
+            raise DataError(f"input_fields: task {task.name} is on a grid and has no input fields; omit this argument")
         return {}
     shapes = {
         "coords": (points, 0 if task.moving else len(task.axes)),

@@ -138,7 +138,7 @@ class StateFile:
             self._file[name].dims[0].attach_scale(self._file[_ROW])
 
     def _write_rows(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
-        """Write `frames` into some rows of the file, from the frame with the index `first` on."""
+        """Write `frames` into the file: to the given rows, from the time index `first` on."""
         for channel, name in enumerate(self._names):
             self._file[name][rows, first : first + frames.shape[1]] = frames[..., channel]
 
@@ -193,7 +193,7 @@ class PointStateFile(StateFile):
             self._file[f"parameters/{name}"] = values
 
     def _write_rows(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
-        """Write `frames` into some rows of the file, from the frame with the index `first` on."""
+        """Write `frames` into the file: to the given rows, from the time index `first` on."""
         for channel, name in enumerate(self._names):
             selection = (rows, slice(first, first + frames.shape[1]))
             if name == "positions":

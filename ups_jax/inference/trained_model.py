@@ -227,7 +227,7 @@ class TrainedModel:
             raise DataError(
                 f"{self.path}: the model was trained on a grid of {trained.shape} points with patches of "
                 f"{patch_shape(trained.shape, patch_size)}; a grid of {task.shape} points has other patches; "
-                "interpolate its fields to the trained grid"
+                "interpolate the fields to the trained grid"
             )
         else:
             new_task = replace(trained, shape=task.shape, origin=task.origin, spacing=task.spacing)

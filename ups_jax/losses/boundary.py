@@ -80,7 +80,7 @@ def boundary(
         return reduce_samples(jnp.zeros(fields.shape[0]), rows, reduction)
     if not walls:
         raise ValueError(
-            f"the condition {condition} needs a wall, and the grid is periodic at side {sides!r}; choose another side"
+            f"the condition {condition} needs a wall, but the grid is periodic at side {sides!r}; choose another side"
         )
     residual, weights = _RESIDUALS[condition](at_least_float32(fields), walls, spacing, value, point_mask(mask, fields))
     squares = jnp.square(residual).mean(-1)

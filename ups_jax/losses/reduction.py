@@ -98,7 +98,7 @@ def pooled_mean(sample_means: Float[Array, " b"], mask: Mask, x: Values) -> Floa
 
 
 def reduce_samples(values: Float[Array, " b"], mask: Float[Array, " b"], reduction: Reduction) -> Float[Array, "*b"]:
-    """Return the values, one per sample, multiplied by `mask` and combined by `reduction`.
+    """Return `values` (one per sample) times `mask`, combined over the samples by `reduction`.
 
     Raises:
         ValueError: If `reduction` is not `mean`, `sum` or `none`.

@@ -20,7 +20,7 @@ class StepContext:
 
     Attributes:
         epoch: Epochs completed, with the fraction of the current one.
-        parents: Weights of the trained stages that this stage depends on, by stage name.
+        parents: Weights of the prerequisite stages of this stage, by stage name.
         scale: Root mean square of the predictor's error per channel, on normalised fields.
         target: Running average of the trained parameters, the target of self-distillation.
     """

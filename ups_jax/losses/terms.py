@@ -204,7 +204,7 @@ def take_points(
 
 
 def _block_numbers(grid_shape: Sequence[int], num_queries: int) -> Int[np.ndarray, " n"]:
-    """Return for each point of the grid the number of the block that contains it, in stratified sampling."""
+    """Return, for each grid point, the number of its block in stratified sampling."""
     axes = len(grid_shape)
     blocks_per_axis = 1
     while (blocks_per_axis + 1) ** axes <= num_queries:

@@ -116,7 +116,7 @@ def _attend_chunk(chunk: tuple[Array, Array, Array]) -> AttentionAndLogSum:
 def _gradient_by_chunks(
     query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array
 ) -> Gradients:
-    """Return the results of `_gradient_on_cpu`, computed in chunks."""
+    """Return the gradients of `_gradient_on_cpu`, computed in chunks of (sample, head) pairs."""
     chunk = _chunk_size(query, key)
     chunks = [_to_chunks(x, chunk) for x in (query, key, value, out, gradient)]
     gradients = jax.lax.map(_chunk_gradient, (*chunks, log_sum.reshape(-1, chunk, *log_sum.shape[1:])))

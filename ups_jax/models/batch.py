@@ -30,5 +30,5 @@ def first_row(batch: Batch) -> Batch:
 
 
 def with_draws(batch: Batch, draws: dict[str, jax.Array]) -> Batch:
-    """Return the batch with random arrays added to `Batch.draws` by name; names that exist there keep their array."""
+    """Return the batch with random arrays added to `Batch.draws` by name; arrays that are already there are kept."""
     return replace(batch, draws=draws | dict(batch.draws))

@@ -35,7 +35,7 @@ class Dense(nn.Module):
 
 
 def matmul_rows(x: Float[Array, "b *n c"], kernel: Float[Array, "c o"]) -> Float[Array, "b *n o"]:
-    """Return x @ kernel with the leading axes of x flattened to one: XLA's gradient over several is slow on a CPU."""
+    """Return x @ kernel, with the leading axes of x flattened: over several axes XLA's gradient is slow on a CPU."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 

@@ -31,7 +31,7 @@ class Sharing:
     single task is its own tree.
 
     Attributes:
-        later_paths: For each task after the first, a map from paths in its own tree to paths in the joint tree.
+        later_paths: For each task after the first, a map from paths in the task's tree to paths in the joint tree.
         first_paths: Paths of the first task's parameters.
     """
 
@@ -65,7 +65,7 @@ class Sharing:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterSubset:
-    """Paths of the joint tree's parameters, divided for a training step of one task.
+    """The paths of the joint tree's parameters: those that a training step of one task updates, and all others.
 
     Attributes:
         used: Paths of the parameters that the task's model uses, which the step updates.

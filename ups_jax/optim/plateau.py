@@ -98,6 +98,6 @@ def update_plateau(opt_state: optax.OptState, metric: float, rule: PlateauRule |
 
 
 def plateau_scale(opt_state: optax.OptState) -> float:
-    """Return `PlateauState.scale` from the state of an optimizer; 1 if the optimizer has no such state."""
+    """Return `PlateauState.scale` in an optimizer's state; 1 if this contains no `PlateauState`."""
     state = optax.tree.get(opt_state, "PlateauState")
     return 1.0 if state is None else float(state.scale)

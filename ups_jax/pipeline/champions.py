@@ -319,7 +319,7 @@ def _check_record(path: Path, champion: dict[str, Any]) -> None:
                     path_inside(path, "files", name, CheckpointError)
             if (_safe_file_name(item["task"]), item["protocol"]) != (path.parent.parent.name, path.parent.name):
                 subject = f"protocol {item['protocol']!r:.200} of task {item['task']!r:.200}"
-                raise CheckpointError(f"{path}: is the record of {subject}; move it to the folder of that task")
+                raise CheckpointError(f"{path}: is the record of {subject}; move this file to the folder of that task")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: is not a champion record ({first_line(error)}); restore or delete this file"

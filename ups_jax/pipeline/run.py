@@ -200,4 +200,4 @@ def _create_run_folder(runs: Path) -> str:
         except OSError as error:
             raise storage_error(runs / name, error) from None
         return name
-    raise StorageError(f"{runs}: contains {stem} and every name that adds a number to it; choose a name with --run-id")
+    raise StorageError(f"{runs}: contains runs named {stem}, {stem}_1 and so on; choose an unused name with --run-id")

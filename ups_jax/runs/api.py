@@ -66,9 +66,9 @@ def restore(path: str | Path, like: TrainState, *, stage: str = "operator") -> T
         run.read_record()
     directory = run.checkpoint_folder(stage)
     if not directory.is_dir():
-        raise CheckpointError(f"{run.path}: holds no checkpoint of stage {stage}; save one first")
+        raise CheckpointError(f"{run.path}: holds no checkpoint of stage {stage}; call `save` first")
     with Checkpoints(directory, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
-            raise CheckpointError(f"{directory}: holds no checkpoint; save one first")
+            raise CheckpointError(f"{directory}: holds no checkpoint; call `save` first")
         return checkpoints.restore(steps[-1], like)

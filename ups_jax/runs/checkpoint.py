@@ -180,7 +180,7 @@ class Checkpoints:
             saved = self._manager.save(step, args=arguments, metrics={"validation": validation} if has_metric else None)
         if not saved:
             raise CheckpointError(
-                f"{self.directory}: step {step} was not saved because a later one exists; use another run directory"
+                f"{self.directory}: step {step} was not saved, because a later step is saved; use another run directory"
             )
 
     def wait(self) -> None:
@@ -307,7 +307,7 @@ class Checkpoints:
         return None
 
     def _report_damaged_before(self, step: int, report: Callable[[str], None]) -> list[int]:
-        """Report the damaged checkpoints of steps before `step` and return their steps; one may have been the best."""
+        """Report damaged checkpoints of steps before `step`, of which one may be the best, and return these steps."""
         reasons = [
             (earlier, checksums.find_damage(self.directory / str(earlier)))
             for earlier in self.steps()

@@ -79,7 +79,7 @@ def has_recorded_checksum(directory: Path, name: str) -> bool:
 
 
 def matches_checksum(directory: Path, name: str) -> bool:
-    """Return whether the file `name` matches its checksum; True if the checkpoint has no checksums."""
+    """Return whether a checkpoint's file `name` matches its checksum; True if the checkpoint has no checksums."""
     if not has_checksums(directory):
         return True
     recorded, file = _read_checksums(directory), directory / name

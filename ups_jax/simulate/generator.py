@@ -97,7 +97,7 @@ def generate_missing(cfg: Config, report: Callable[[str], None] = lambda line: N
 def _solve(
     task: str, preset: AnyPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Mapping[str, np.ndarray | str], Float[np.ndarray, "n *d"]]:
-    """Return the content of the file, and the solved values in one array, which is checked for NaN and Inf."""
+    """Return the content of the HDF5 file, and all solved values as one array, to be checked for NaN and Inf."""
     # Local imports: exponax and jax take a second, which a run with existing data does not need.
     if isinstance(preset, DarcyPreset):
         from ups_jax.simulate import darcy

@@ -132,7 +132,7 @@ def start_run(
         if mode != "online":
             raise
         warn(
-            f"cannot start an online run ({describe_error(error)}); the run is written to {spec.directory / 'wandb'}; "
+            f"cannot start an online run ({describe_error(error)}); the run is offline in {spec.directory / 'wandb'}; "
             "upload it with `wandb sync`"
         )
         mode = "offline"

@@ -115,7 +115,7 @@ def peak_bytes(memory_analysis: Any) -> int:
 
 
 def time_steps(stage: str, step_trial: StepTrial, state: TrainState) -> tuple[TrainState, list[float]]:
-    """Call the train step a few times; return the last state and, for each call, the wall seconds per step.
+    """Call the train step a few times; return the last state, and the wall seconds per step of each call.
 
     The time to prepare a batch is not included. A first call, which looks up the compiled program, is not timed.
 

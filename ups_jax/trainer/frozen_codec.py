@@ -166,7 +166,7 @@ def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
 
 
 def _recorded_latent_key(run: RunDirectory | None, stage: str) -> dict[str, Any] | None:
-    """Return the latents' key from run.json; None without such a key or without a checkpoint of the stage."""
+    """Return the key of the latents in run.json; None if there is none, or no checkpoint of the stage."""
     if run is None or not run.has_record() or newest_step(run.checkpoint_folder(stage)) == 0:
         return None
     recorded: dict[str, Any] | None = run.read_record()["stages"].get(stage, {}).get("latents")

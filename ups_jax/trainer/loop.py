@@ -188,7 +188,7 @@ def _should_end(loop: Loop, state: TrainState) -> bool:
 
 
 def _best_step(loop: Loop, state: TrainState) -> int | None:
-    """Return the step of the best validation so far: 0 without any, None if the checkpoint of that step is missing."""
+    """Return the step of the best validation so far; 0 before the first, None if this step's checkpoint is missing."""
     best = float(state.monitor.best_metric)
     return loop.step_with_validation(best) if math.isfinite(best) else 0
 

@@ -199,9 +199,9 @@ def check_init_fold(cfg: Config, fingerprint: str, weights: Weights) -> None:
     fold, seed = cfg.diffusion.fold, cfg.data.split.seed
     if fold and weights.fingerprint == fingerprint and (parent_fold, parent_seed) != (fold, seed):
         raise ConfigError(
-            f"--init-from: that run was trained on the same data with diffusion.fold={parent_fold:g} and "
+            f"--init-from: its run was trained on the same data with diffusion.fold={parent_fold:g} and "
             f"data.split.seed={parent_seed}, so its training set may contain trajectories that this run holds out; "
-            f"train that run again with diffusion.fold={fold:g} and data.split.seed={seed}"
+            f"train the run of --init-from again with diffusion.fold={fold:g} and data.split.seed={seed}"
         )
 
 

@@ -196,7 +196,7 @@ def restore_or_init_state(training: TrainingRun, checkpoints: Checkpoints) -> Tr
     def check_data(saved: dict[str, Any]) -> None:
         if saved["fingerprint"] != training.data.fingerprint:
             raise ConfigError(
-                f"{training.run.path}: was trained on other data than the configuration selects; give a new --run-dir"
+                f"{training.run.path}: cannot be resumed with other data than it was trained on; give a new --run-dir"
             )
 
     saved = training.record.values.get("saved", 0)
@@ -226,7 +226,7 @@ def restore_or_init_state(training: TrainingRun, checkpoints: Checkpoints) -> Tr
             f"{training.run.path}: holds no checkpoint of {training.stage}; give --resume auto to start this stage"
         )
     if trains_on_latents(training.cfg, training.stage) and training.init_weights is None:
-        raise CheckpointError(f"{training.run.path}: has no checkpoint with a trained codec; give --init-from RUN")
+        raise CheckpointError(f"{training.run.path}: holds no trained codec, which latents need; give --init-from RUN")
     if training.started_before:
         training.print_line("restarted   at step 0: the stage was started before but has no checkpoint")
     state = training.initial_state(jax.random.key(training.cfg.seed))

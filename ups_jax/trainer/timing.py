@@ -105,7 +105,7 @@ def measure_stage(
 
 @dataclass(frozen=True, kw_only=True)
 class StepTrial:
-    """The train step of a stage, with states and batches on which it can be measured.
+    """The train step of a stage, with states and batches for a measurement of its time.
 
     Attributes:
         make_step: Function `make_step(micro_batches=n)` that returns the train step; the step donates its state.
@@ -142,7 +142,7 @@ def open_step_trial(
     parents: Parents | None = None,
     steps_per_call: int | None = None,
 ) -> Iterator[StepTrial]:
-    """Yield the train step of a stage with states and batches on which it can be measured.
+    """Yield the train step of a stage, with states and batches for a measurement of its time.
 
     Args:
         parents: Weights of the stages that this stage needs; None for untrained weights, which have the same cost.

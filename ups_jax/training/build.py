@@ -209,7 +209,7 @@ class JointModel:
 
 
 def as_joint_model(model: StageModel | JointModel) -> JointModel:
-    """Return the model as a `JointModel`; the model of a single task is wrapped."""
+    """Return a `JointModel` unchanged; wrap the model of a single task in one."""
     return model if isinstance(model, JointModel) else JointModel((model,))
 
 

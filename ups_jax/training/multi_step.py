@@ -87,7 +87,7 @@ def stack_batches(batches: Sequence[Batch], max_steps: int) -> Batches:
 
 
 def make_batch_transfer(mesh: Mesh, max_steps: int) -> Callable[[Sequence[Batch]], Batch | Batches]:
-    """Return the function that turns the batches of a call into the batch argument of the train step."""
+    """Return the function that turns the batches of one call into the argument `batch` of the train step."""
     if max_steps > 1:
         return partial(stack_batches, max_steps=max_steps)
     return lambda batches: batch_for_step(mesh, *batches)

@@ -142,8 +142,8 @@ class StateUpdate:
         subset: The parameters that the batch's task trains, and the frozen parameters. Frozen parameters and their
             optimizer state stay unchanged; without this rule, momentum would change them.
         branch: Whether a skipped step avoids the optimizer's computation by `lax.cond`; otherwise every step computes
-            it and selects the old or the new leaves. A branch is faster on a single CPU device. With several devices
-            it would contain their communication, and on a GPU it would synchronise with the host.
+            the update and selects old or new leaves. A branch is faster on a single CPU device. With several devices it
+            would contain their communication, and on a GPU it would synchronise with the host.
     """
 
     tx: optax.GradientTransformation
@@ -185,7 +185,7 @@ class StateUpdate:
     def _optimizer_step(
         self, old: tuple[PyTree, PyTree, optax.EmaState], gradient: PyTree
     ) -> tuple[PyTree, PyTree, optax.EmaState]:
-        """Return parameters, optimizer state and average after an optimizer step; `old` has those before it."""
+        """Return parameters, optimizer state and average after an optimizer step; `old` are those before the step."""
         before, opt_before, ema = old
         with jax.named_scope("optimizer"):
             updates, opt_state = self.tx.update(gradient, opt_before, before)

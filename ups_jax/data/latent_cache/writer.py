@@ -32,7 +32,7 @@ def write_latents(
 
     Args:
         plan: Manifest of the folder, without shards.
-        encode: Returns the latents of the trajectories with the given ids, in the stored type.
+        encode: Function from trajectory ids to the latents of these trajectories, in the stored type.
         chunk_trajectories: Largest number of trajectories in a call of `encode`.
         overwrite: Replace other latents in the folder.
         report: Called with the number of trajectories whose latents have been written.

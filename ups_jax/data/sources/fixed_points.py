@@ -107,7 +107,7 @@ class SteadyStateSource:
         if (ratio > self.tolerance).any():
             worst = int(ratio.argmax())
             raise DataError(
-                f"{self.name}: trajectory {int(ids[worst])} is not steady at its end: its last two frames have a "
+                f"{self.name}: trajectory {int(ids[worst])} does not end in a steady state: its last two frames have a "
                 f"relative difference of {ratio[worst]:.3g}, more than the `steady_tolerance` {self.tolerance:g} of "
                 "the task; simulate for longer, or raise `steady_tolerance`"
             )

@@ -121,14 +121,14 @@ def check_float(file_name: str, label: str, dataset: h5py.Dataset, hint: str) ->
 
 
 def number_attribute(attributes: h5py.AttributeManager, key: str) -> float | None:
-    """Return the attribute `key` as a number, or None if it does not exist or is not one finite number."""
+    """Return the attribute `key` as a number, or None if there is no such attribute or no single finite number."""
     value = np.asarray(attributes.get(key, ""))
     is_number = value.size == 1 and value.dtype.kind in "fiub" and bool(np.isfinite(value).all())
     return float(value.item()) if is_number else None
 
 
 def text_attribute(attributes: h5py.AttributeManager, key: str, default: str = "") -> str:
-    """Return the attribute `key`, stored as a string or as bytes, as a string; `default` if it does not exist."""
+    """Return the attribute `key`, a string or bytes, as a string; return `default` if there is no such attribute."""
     value = attributes.get(key, default)
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 

@@ -101,7 +101,7 @@ class SeedsSource(HDF5Source):
 
 
 def _read_channel_names(file_name: str, file: h5py.File, channel_count: int) -> tuple[str, ...]:
-    """Return the names in the root attribute `channels`, or none if there is no such attribute."""
+    """Return the channel names in the root attribute `channels`; an empty tuple if there is no such attribute."""
     names = tuple(part.strip() for part in text_attribute(file.attrs, "channels").split(",") if part)
     if names and len(names) != channel_count:
         raise DataError(

@@ -256,7 +256,7 @@ def _count_axes(file_name: str, file: h5py.File, shape: tuple[int, ...], *, is_m
 
 
 def _list_group(file_name: str, file: h5py.File, group: str) -> tuple[str, ...]:
-    """Return the names in the group `group`, or none if it does not exist. Raises `DataError` if it is a dataset."""
+    """Return the names in the group `group`, if it exists. Raises `DataError` if `group` is the name of a dataset."""
     members = file.get(group, {})
     if isinstance(members, h5py.Dataset):
         raise DataError(f"{file_name}: `{group}` is a dataset, not a group of datasets; {_HINT}")

@@ -295,7 +295,7 @@ class ShardsSource:
     def _read_records(
         self, numbers: Int[np.ndarray, " r"], last_axes: tuple[int, ...]
     ) -> list[Float32[np.ndarray, "t *s c"]]:
-        """Return the records with these ascending numbers. Records are numbered consecutively through all shards."""
+        """Return the records `numbers`, in ascending order; records are numbered consecutively through all shards."""
         per_trajectory = self.manifest.records_per_trajectory
         shard_indices = numbers // per_trajectory // self.manifest.shard_trajectories
         result = []

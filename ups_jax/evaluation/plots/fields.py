@@ -207,14 +207,8 @@ def draw_snapshot(
         for origin, step, size in zip(grid.origin, grid.spacing, grid.shape, strict=True)
     ]
     axes.set_facecolor(NONFINITE_COLOUR)
-    axes.imshow(
-        np.ma.masked_invalid(field.T),
-        origin="lower",
-        extent=(*edges[0], *edges[1]),
-        cmap=colour_map,
-        norm=colour_limits,
-        interpolation="nearest",
-    )
+    image, extent = np.ma.masked_invalid(field.T), (*edges[0], *edges[1])
+    axes.imshow(image, origin="lower", extent=extent, cmap=colour_map, norm=colour_limits, interpolation="nearest")
     axes.set(xlabel=grid.axes[0], ylabel=grid.axes[1])
 
 

@@ -174,7 +174,7 @@ def _html_number(value: float | None) -> str:
 
 
 def _html_interval(bounds: Sequence[float | None] | None) -> str:
-    """Return the bounds of an interval as HTML; without bounds, return an empty string."""
+    """Return the bounds of a confidence interval as HTML, an empty string for None."""
     return "" if bounds is None else " to ".join(_html_number(bound) for bound in bounds)
 
 
