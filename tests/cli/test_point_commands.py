@@ -139,7 +139,7 @@ def test_what_needs_a_grid_is_refused_in_a_line(main: Main, plate: Path, data_ro
     refused(main("rollout.py", *arguments, "--input", str(tmp_path / "u.npy")), 3, "has no point positions")
     particles = data_root / "particles_tiny.hdf5"
     simulate.generate_missing(load(CONFIGS / "particles.yaml", [f"data.root={data_root}", "data.tasks.0.preset=tiny"]))
-    refused(main("rollout.py", *arguments, "--input", str(particles)), 3, "add their positions x, y")
+    refused(main("rollout.py", *arguments, "--input", str(particles)), 3, "add the positions x, y")
     with h5py.File(data_root / "heat_mesh_tiny_varied.hdf5") as file, h5py.File(tmp_path / "bare.h5", "w") as bare:
         bare.attrs["layout"] = "points"
         for name in ("points", "mask", "time", "fields/u"):

@@ -314,7 +314,7 @@ def test_a_student_whose_teacher_is_not_known_is_refused(run: RunDirectory, tmp_
 def test_a_student_that_collapses_ends_the_stage(
     run: RunDirectory, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert collapse_warning({"size": 0.9}) is None and "0.4 of the size" in str(collapse_warning({"size": 0.4}))
+    assert collapse_warning({"size": 0.9}) is None and "0.4 times the size" in str(collapse_warning({"size": 0.4}))
     again = without_student(run, tmp_path / "run")
     # By this measure every student is too small.
     monkeypatch.setattr(consistency_distill, "MIN_SAMPLE_SIZE", np.inf)
