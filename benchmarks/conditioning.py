@@ -40,7 +40,7 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax import simulate
     from ups_jax.config import load
     from ups_jax.data import open_dataset
-    from ups_jax.inference.trained_model import load_task_run
+    from ups_jax.inference.trained_model import load_task_model
     from ups_jax.simulate.presets import Preset, get_preset
     from ups_jax.trainer.train import train
 
@@ -60,7 +60,7 @@ def compare(args: argparse.Namespace) -> None:
         simulate.generate_missing(cfg)
         path = args.work / f"{chosen['preset']}_{steps}_{name.replace(' ', '_')}"
         train(cfg, "operator", path, console=Console(quiet=True))
-        runs[name] = load_task_run(path)
+        runs[name] = load_task_model(path)
     conditioned, unconditioned = (runs[name] for name in _MODELS)
     preset = get_preset("burgers1d", str(chosen["preset"]))
     if not isinstance(preset, Preset):

@@ -52,12 +52,12 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax.core.files import write_atomically
     from ups_jax.data import open_dataset
     from ups_jax.evaluation.evaluate_run import evaluation_config
-    from ups_jax.inference.trained_model import load_task_run
+    from ups_jax.inference.trained_model import load_task_model
     from ups_jax.metrics.field import nrmse
     from ups_jax.simulate.presets import Preset, get_preset
     from ups_jax.simulate.solvers import STEPPERS
 
-    run = load_task_run(args.run)
+    run = load_task_model(args.run)
     cfg = evaluation_config(args.run, [] if args.data_root is None else [f"data.root={args.data_root}"])
     task = cfg.data.tasks[0]
     preset = get_preset(task.name, task.preset) if task.name in STEPPERS else None

@@ -167,7 +167,8 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         "--min-small-delta",
         type=float,
         metavar="D",
-        help="minimum improvement of --improvement-metric over the run to beat, in the small evaluation",
+        help="minimum improvement of --improvement-metric over the baseline run in the small evaluation; "
+        "below it, there is no full evaluation",
     )
     gates.add_argument(
         "--min-full-delta", type=float, metavar="D", help="like --min-small-delta, in the full evaluation"

@@ -30,7 +30,7 @@ from ups_jax.inference.corrected import load_corrector, stage_sampler
 from ups_jax.inference.initial_state import InitialState, read_initial_state
 from ups_jax.inference.inputs import coefficient_arrays, select_point_mask
 from ups_jax.inference.state_file import PointStateFile, StateFile, channel_dataset_names
-from ups_jax.inference.trained_model import TrainedModel, load_task_run
+from ups_jax.inference.trained_model import TrainedModel, load_task_model
 from ups_jax.metrics.aggregate import rollout_section, score_rows
 from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
 from ups_jax.models.corrector import Corrector
@@ -96,7 +96,7 @@ def write_rollout(
         DivergedError: A frame is not finite; the finite frames before it were written.
         Stopped: The rollout was interrupted; the completed frames were written.
     """
-    run = load_task_run(path, request.task)
+    run = load_task_model(path, request.task)
     if run.task.kind == "steady":
         raise ConfigError(
             f"{path}: the task {run.task.name} is steady and has no rollout in time; use load_run(...).step or "

@@ -31,7 +31,7 @@ def hangup_signals() -> tuple[signal.Signals, ...]:
 def tolerate_closed_output() -> Iterator[None]:
     """Let the block continue when the reader of stdout or stderr has ended; further output to it is dropped.
 
-    A standard stream that is closed before the block is replaced by the null device.
+    A standard stream that is already closed when the block starts is replaced by the null device.
     """
     for descriptor in range(3):
         try:

@@ -15,7 +15,7 @@ from ups_jax.config import TaskConfig
 from ups_jax.data import declared_properties
 from ups_jax.data.scan import trajectory_bytes, trajectory_chunks
 from ups_jax.data.sources import Grid, Source, detect_layout
-from ups_jax.data.sources.detect import Layout, original_path, root_attribute
+from ups_jax.data.sources.detect import Layout, path_before_conversion, root_attribute
 from ups_jax.data.sources.points import PointCloud, ScatteredSource
 
 # Limit of what is read by default. From a larger file, evenly spaced trajectories of this total size are read.
@@ -289,7 +289,7 @@ def _task_name(layout: Layout, path: Path, axis_count: int) -> str:
     for text in (root_attribute(path, "task"), root_attribute(path, "dataset_name")):
         if text:
             return text
-    file = original_path(path)
+    file = path_before_conversion(path)
     for part, name in _TASK_NAMES:
         if part in file.name.lower():
             return name.replace("Dd", f"{axis_count}d")
@@ -304,7 +304,7 @@ def _boundary_conditions(path: Path, source: Source) -> str:
     text = root_attribute(path, "boundary")
     if text:
         return text
-    match = re.search(r"(?<![a-z])(periodic|trans)(?![a-z])", original_path(path).stem.lower())
+    match = re.search(r"(?<![a-z])(periodic|trans)(?![a-z])", path_before_conversion(path).stem.lower())
     return "" if match is None else {"periodic": "periodic", "trans": "transmissive"}[match.group(1)]
 
 

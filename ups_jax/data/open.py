@@ -129,10 +129,10 @@ def from_arrays(
 
 
 def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
-    """Return the dataset with the task of a trained model, on the grid and with the time step of the data.
+    """Return the dataset as data of the task that a model was trained on.
 
-    The statistics, coefficients and declared properties are those of the model. Coefficients are matched by name; one
-    that the data do not have is masked.
+    Grid and time step remain those of the data. Statistics, coefficients and declared properties are those of the
+    model. Coefficients are matched by name; a coefficient of the model that the data lack is masked.
 
     Args:
         cfg: Configuration of the data, with one task.

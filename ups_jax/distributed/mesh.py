@@ -62,12 +62,12 @@ def is_one_cpu(mesh: Mesh) -> bool:
 
 
 def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
-    """Raise ConfigError if the rows of a train step do not divide evenly over the devices of the mesh.
+    """Raise ConfigError if the batch of a train step cannot be split evenly over the devices of the mesh.
 
     The error is also raised if the mesh of a multi-process run leaves out devices.
 
     Args:
-        rows: Rows of a train step, summed over micro-batches.
+        rows: Number of windows in the batch, all micro-batches together.
         key: Configuration key of the batch size, for the message.
     """
     if jax.process_count() > 1 and mesh.size != jax.device_count():

@@ -56,7 +56,7 @@ def candidate_score(task_cfg: TaskConfig, task: Task) -> tuple[str, ScoreFunctio
         return "drift of conserved channels", _drift_score(task)
     raise ConfigError(
         f"task {task.name} has neither a built-in equation nor conserved channels to score candidates with; declare "
-        "conserved channels in `data.tasks.0.conserved`, or set `evaluation.candidates: 0`"
+        f"conserved channels in `data.tasks.{task.name}.conserved`, or set `evaluation.candidates: 0`"
     )
 
 

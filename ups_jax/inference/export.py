@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import version, write_atomically
 from ups_jax.core.locks import lock_file
-from ups_jax.inference.trained_model import TrainedModel, load_task_run
+from ups_jax.inference.trained_model import TrainedModel, load_task_model
 from ups_jax.models import Conditions
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.steady import solve
@@ -59,7 +59,7 @@ def export_run(
         raise ConfigError(
             f"--output {output}: the suffix .json is reserved for the description; use another, such as .stablehlo"
         )
-    run = load_task_run(path, task, stage=stage)
+    run = load_task_model(path, task, stage=stage)
     if run.task.scattered:
         raise ConfigError(
             f"{path}: the task {run.task.name} is on a point cloud, and only models on grids can be exported; "

@@ -61,7 +61,7 @@ class StateFile:
             self._raw_file = _RawFile(self.partial, "w+")
         except OSError as error:
             raise storage_error(self.partial, error) from None
-        with self._storage_errors():
+        with self._raise_storage_errors():
             self._file = h5py.File(self._raw_file, "w")
             self._create_datasets(start, task, self.context_frames + steps)
             self._write_rows(slice(None), 0, np.repeat(start.fields, members, axis=0))
@@ -83,21 +83,21 @@ class StateFile:
         """
         by_row = np.moveaxis(frames, 0, 1).reshape(-1, *frames.shape[2:])
         file_rows = slice(rows.start * self._members, rows.stop * self._members)
-        with self._storage_errors():
+        with self._raise_storage_errors():
             self._write_rows(file_rows, self.context_frames + first, by_row)
             self._file.flush()
 
     def finish(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
         """Complete the file: cut it after `frames` predicted frames, write the attributes and rename it to `path`."""
         self.close_partial(frames, attributes)
-        with self._storage_errors():
+        with self._raise_storage_errors():
             with self.partial.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(self.partial, self.path)
 
     def close_partial(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
         """Cut the temporary file after `frames` predicted frames, write the attributes and close it."""
-        with self._storage_errors():
+        with self._raise_storage_errors():
             for name in dict.fromkeys((*self._names, self.time_dataset)):
                 axis = 0 if name == self.time_dataset else 1
                 self._file[name].resize(self.context_frames + frames, axis=axis)
@@ -143,7 +143,7 @@ class StateFile:
             self._file[name][rows, first : first + frames.shape[1]] = frames[..., channel]
 
     @contextlib.contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def _raise_storage_errors(self) -> Iterator[None]:
         """Raise `StorageError`, and close the file, if a write in this context fails."""
         try:
             yield

@@ -371,7 +371,7 @@ def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = 
     return model if task is None else select_task(model, task.name if len(model.tasks) > 1 else None).on_grid_of(task)
 
 
-def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedModel:
+def load_task_model(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedModel:
     """Return the model of one task of a run.
 
     Args:

@@ -50,13 +50,13 @@ def diffusion_losses(model: Corrector, predictor: Simulator | SteadySimulator, c
         Lipman et al. 2023; Liu et al. 2023. Noise levels are weighted as by v-prediction (Salimans & Ho 2022).
     """
     (stage,) = STAGE_NEEDS[model.task.kind]["diffusion_residual"]
-    compute_error = predictor_error_function(predictor, cfg.diffusion)
+    compute_inputs_and_error = predictor_error_function(predictor, cfg.diffusion)
     squared_error = {"flow": _flow_error, "regression": _regression_error}[cfg.diffusion.objective]
     draw = diffusion_draws(model, predictor, cfg)
 
     def loss(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> tuple[Float[Array, ""], Terms]:
         rows = draw(batch, key)
-        corrector_inputs, error = compute_error(context.parents[stage], rows)
+        corrector_inputs, error = compute_inputs_and_error(context.parents[stage], rows)
         error = error / context.error_scale.reshape((1,) * (error.ndim - 1) + (-1,))
         squares = squared_error(model, params, rows, corrector_inputs, error)
         mask = jnp.asarray(batch.mask)
@@ -149,10 +149,10 @@ def predictor_error_function(predictor: Simulator | SteadySimulator, config: Dif
     factory: Callable[[Any, DiffusionConfig], PredictorError] = (
         _step_error if isinstance(predictor, Simulator) else _solution_error
     )
-    compute_error = factory(predictor, config)
+    compute_inputs_and_error = factory(predictor, config)
 
     def without_gradient(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
-        return jax.lax.stop_gradient(compute_error(jax.lax.stop_gradient(params), batch))
+        return jax.lax.stop_gradient(compute_inputs_and_error(jax.lax.stop_gradient(params), batch))
 
     return without_gradient
 
@@ -183,7 +183,7 @@ def _step_error(predictor: Simulator, config: DiffusionConfig) -> PredictorError
     """Return the error function of a time step, which follows `model_rollout_steps` other steps of the predictor."""
     task = predictor.task
 
-    def compute_error(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
+    def compute_inputs_and_error(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         fields, cond = normalize(jnp.asarray(batch.fields), task.statistics), conditions_of(batch)
         window, later = fields[:, : predictor.context], jnp.moveaxis(fields[:, predictor.context :], 1, 0)
         if config.input_noise > 0:
@@ -196,17 +196,17 @@ def _step_error(predictor: Simulator, config: DiffusionConfig) -> PredictorError
         pred = step(predictor, params, window, cond)
         return step_inputs(task, window, pred, cond), later[config.model_rollout_steps] - pred
 
-    return compute_error
+    return compute_inputs_and_error
 
 
 def _solution_error(predictor: SteadySimulator, config: DiffusionConfig) -> PredictorError:
     """Return the error function of a steady solution."""
     task = predictor.task
 
-    def compute_error(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
+    def compute_inputs_and_error(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         inputs = normalize_inputs(jnp.asarray(batch.inputs), task.inputs)
         cond = conditions_of(batch)
         pred = steady_field(predictor, params, inputs, cond)
         return solution_inputs(inputs, pred, cond), normalize(jnp.asarray(batch.fields)[:, 0], task.statistics) - pred
 
-    return compute_error
+    return compute_inputs_and_error

@@ -54,14 +54,17 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
         Luhman & Luhman 2021 (`teacher`, here at all times of the path); Song et al. 2023, algorithm 2 (`average`).
     """
     predictor_stage, teacher_stage = STAGE_NEEDS[model.task.kind]["consistency_distill"]
-    compute_error, draw = predictor_error_function(predictor, cfg.diffusion), distillation_draws(model, predictor, cfg)
+    compute_inputs_and_error, draw = (
+        predictor_error_function(predictor, cfg.diffusion),
+        distillation_draws(model, predictor, cfg),
+    )
     times = jnp.asarray(flow_times(cfg.diffusion.num_steps, cfg.diffusion.min_noise), jnp.float32)
     schedule = level_count_schedule(cfg)
     make_targets = {"teacher": _teacher_targets, "average": _average_targets}[cfg.stages.consistency_distill.aim]
 
     def loss(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> tuple[Float[Array, ""], Terms]:
         rows = draw(batch, key)
-        corrector_inputs, error = compute_error(context.parents[predictor_stage], rows)
+        corrector_inputs, error = compute_inputs_and_error(context.parents[predictor_stage], rows)
         error = error / context.error_scale.reshape((1,) * (error.ndim - 1) + (-1,))
         noise, teacher_params = jnp.asarray(rows.draws["noise"]), context.parents[teacher_stage].params
         count = level_count_at(schedule, context.epoch)

@@ -332,5 +332,5 @@ def _channel_rmse(pred: Fields, target: Fields) -> Float[Array, "b t c"]:
 
 
 def _channel_floors(floor: float | Sequence[float], like: Float[Array, "b t c"]) -> Float[Array, "1 1 c"]:
-    """Return the floor as one value per channel, with the type and the number of channels of `like`."""
+    """Return lower bounds of denominators, one for each channel of `like`, with its dtype."""
     return jnp.broadcast_to(jnp.asarray(floor, like.dtype).reshape(1, 1, -1), (1, 1, like.shape[-1]))

@@ -145,7 +145,10 @@ def _wavenumbers(points: int, modes: int, *, non_negative: bool) -> np.ndarray:
 
 
 def _spectrum_shape(modes: int, dimensions: int) -> tuple[int, ...]:
-    """Return how many wavenumbers are stored per axis: first the last space axis (none negative), then the others."""
+    """Return the numbers of stored wavenumbers per axis: the last space axis comes first, then the others in order.
+
+    The last space axis has only non-negative wavenumbers, as in a real FFT.
+    """
     return (modes, *(2 * modes - 1,) * (dimensions - 1))
 
 

@@ -84,7 +84,7 @@ class Checkpoints:
             read_validation_metric(folder)
         except CheckpointError as error:
             return str(error)
-        return None if checksums.has_valid_commit_metadata(folder) else f"{folder}: its commit metadata is damaged"
+        return f"{folder}: its commit metadata is damaged" if checksums.has_unreadable_commit_metadata(folder) else None
 
     def _open_manager(self) -> ocp.CheckpointManager:
         """Open the folder and return its orbax manager."""

@@ -86,14 +86,14 @@ def matches_checksum(directory: Path, name: str) -> bool:
     return isinstance(recorded, dict) and file.is_file() and recorded.get(name) == _size_and_crc(file)
 
 
-def has_valid_commit_metadata(directory: Path) -> bool:
-    """Return whether the metadata of a checkpoint's commit are readable or missing; otherwise orbax raises an error."""
+def has_unreadable_commit_metadata(directory: Path) -> bool:
+    """Return whether a checkpoint has commit metadata that cannot be read, with which orbax cannot open it."""
     try:
-        return isinstance(read_json(directory / _COMMIT_FILES[0]), dict)
+        return not isinstance(read_json(directory / _COMMIT_FILES[0]), dict)
     except FileNotFoundError:
-        return True
-    except (OSError, ValueError):
         return False
+    except (OSError, ValueError):
+        return True
 
 
 def content_digest(directory: Path) -> str:

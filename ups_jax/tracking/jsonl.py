@@ -29,7 +29,7 @@ class JsonlWriter(Writer):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _storage_errors(path):
+        with _raise_storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             self._rewrite(read_jsonl(path))
@@ -45,14 +45,14 @@ class JsonlWriter(Writer):
                 f"{self.path}: step {step} of stage {stage} is not larger than the last step {self._last_steps[stage]}"
             )
         plain = {name: _finite_or_none(float(value)) for name, value in values.items()}
-        with _storage_errors(self.path):
+        with _raise_storage_errors(self.path):
             self._file.write(json.dumps({"stage": stage, "step": step, **plain}, allow_nan=False) + "\n")
             self._file.flush()
         self._last_steps[stage] = step
 
     def drop_records_after(self, stage: str, step: int) -> None:
         """Delete the records of `stage` after `step`, where the stage resumes; the file is replaced atomically."""
-        with _storage_errors(self.path):
+        with _raise_storage_errors(self.path):
             self._file.close()
             self._rewrite(
                 [record for record in read_jsonl(self.path) if record["stage"] != stage or record["step"] <= step]
@@ -60,7 +60,7 @@ class JsonlWriter(Writer):
 
     def close(self, outcome: Outcome = "finished") -> None:
         """Flush and close the file. The outcome is not written, because run.json contains it."""
-        with _storage_errors(self.path):
+        with _raise_storage_errors(self.path):
             self._file.close()
 
     def _rewrite(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -99,7 +99,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def _raise_storage_errors(path: Path) -> Iterator[None]:
     """In a `with` block, convert an `OSError` to a `StorageError` that names the file `path`."""
     try:
         yield

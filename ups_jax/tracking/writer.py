@@ -24,7 +24,7 @@ class Writer(Protocol):
     """Interface of the classes that log metrics and results of a run; by default every method does nothing."""
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Log metrics by name after `step` completed steps of `stage`; they include `epoch`."""
+        """Log the values of named metrics, among them `epoch`, as of `step` completed steps of `stage`."""
         return None
 
     def summary(self, values: Mapping[str, Any]) -> None:

@@ -115,9 +115,10 @@ def peak_bytes(memory_analysis: Any) -> int:
 
 
 def time_steps(stage: str, step_trial: StepTrial, state: TrainState) -> tuple[TrainState, list[float]]:
-    """Call the train step a few times; return the last state, and the wall seconds per step of each call.
+    """Call the compiled train step a few times; return the last state, and the wall seconds per step in each call.
 
-    The time to prepare a batch is not included. A first call, which looks up the compiled program, is not timed.
+    One call can run several steps. The time to prepare batches is not included. An additional first call, which looks
+    up the compiled program, is not in the result.
 
     Args:
         state: First state; its buffers are donated.

@@ -146,6 +146,6 @@ def root_attribute(path: str | Path, name: str) -> str:
         return text_attribute(file.attrs, name)
 
 
-def original_path(path: Path) -> Path:
+def path_before_conversion(path: Path) -> Path:
     """Return the name of the file that was converted to the shard folder `path`, or `path` for other data."""
     return Path(read_manifest(path).origin.name) if is_shard_folder(path) else path

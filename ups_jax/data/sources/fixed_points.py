@@ -63,7 +63,7 @@ class SteadyStateSource:
 
     @property
     def input_channels(self) -> tuple[str, ...]:
-        """Names of the input fields: the names of the channels with the prefix `initial_`."""
+        """Names of the input fields: `initial_` followed by the name of each channel."""
         return tuple(f"initial_{name}" for name in self.channel_names or self.fallback_names)
 
     @property
