@@ -145,8 +145,7 @@ def _check_manifest(file: Path, manifest: Manifest) -> None:
     counts = (manifest.trajectories, manifest.frames, manifest.record_frames, manifest.shard_trajectories)
     if not all(0 < count < 2**31 for count in (*counts, manifest.channel_count, *manifest.grid.shape)):
         raise DataError(
-            f"{file}: contains a number of trajectories, frames, channels or points that is not between 1 and 2^31 - 1; "
-            f"{_HINT}"
+            f"{file}: contains a number of trajectories, frames, channels or points outside 1 to 2^31 - 1; {_HINT}"
         )
     names, channels = manifest.channels, manifest.channel_count
     if len(set(names)) < len(names) or len(names) not in (0, channels):
