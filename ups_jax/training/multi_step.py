@@ -56,16 +56,19 @@ def scan_steps(step: Step, max_steps: int) -> StackedStep:
         zero for unused batches.
     """
 
+    # Traced once, for the shapes of the metrics and for the body of the loop, and inlined in both.
+    traced_step = jax.jit(step, inline=True)
+
     def run_steps(state: TrainState, stacked: Batches, parents: PyTree) -> tuple[TrainState, dict[str, Array]]:
         batches, count = stacked
 
         def run_step(number: Array, carry: tuple[TrainState, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
             state, metrics = carry
-            state, new_metrics = step(state, jax.tree.map(lambda values: values[number], batches), parents)
+            state, new_metrics = traced_step(state, jax.tree.map(lambda values: values[number], batches), parents)
             return state, jax.tree.map(lambda values, new: values.at[number].set(new), metrics, new_metrics)
 
         first = jax.tree.map(lambda values: values[0], batches)
-        shapes = jax.eval_shape(lambda state, batch: step(state, batch, parents)[1], state, first)
+        shapes = jax.eval_shape(lambda state, batch: traced_step(state, batch, parents)[1], state, first)
         metrics = jax.tree.map(lambda leaf: jnp.zeros((max_steps, *leaf.shape), leaf.dtype), shapes)
         return jax.lax.fori_loop(0, count, run_step, (state, metrics))
 
