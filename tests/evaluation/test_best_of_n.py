@@ -53,7 +53,7 @@ def test_a_score_is_of_what_is_known_of_the_task() -> None:
     # Nothing moves where nothing is.
     still = jnp.zeros((2, 64, 1))
     np.testing.assert_allclose(left(still, still + jnp.asarray([0.0, 1.0])[:, None, None], cond), [0, 1], atol=1e-5)
-    with pytest.raises(ConfigError, match=r"data\.tasks\.0\.conserved"):
+    with pytest.raises(ConfigError, match=r"data\.tasks\.any\.conserved"):
         candidate_score(TaskConfig(name="mine", path="mine.hdf5"), replace(TASK, conserved=()))
 
 
