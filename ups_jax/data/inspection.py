@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from jaxtyping import Float32, Float64, Int
 
-from ups_jax.config import TaskConfig
+from ups_jax.config import TaskConfig, yaml
 from ups_jax.data import declared_properties
 from ups_jax.data.scan import trajectory_bytes, trajectory_chunks
 from ups_jax.data.sources import Grid, Source, detect_layout
@@ -181,6 +180,8 @@ def describe(inspection: Inspection) -> Iterator[str]:
                 yield f"            NaN or Inf in {channel.nonfinite_frames} frames: remove these trajectories"
             if channel.constant_trajectories:
                 yield f"            constant in {channel.constant_trajectories} trajectories"
+    for note in source.notes:
+        yield f"note        {note.removeprefix(f'{source.name}: ')}"
     for hint in inspection.hints:
         yield f"hint        {hint}"
     yield "config"
@@ -218,7 +219,7 @@ def config_yaml(inspection: Inspection) -> str:
     if isinstance(inspection.source, ScatteredSource):
         # The default loss contains differences along grid axes, which points do not have.
         values["training"] = {"lambda_h1": 0}
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=1000)
+    return yaml.dump(values, flow=None)
 
 
 class _Summary:
