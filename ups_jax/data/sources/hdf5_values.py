@@ -86,7 +86,7 @@ class Values:
         self._dataset = dataset
         self.dtype = dataset.dtype
         self._fill_values: list[Any] = []
-        self._scale, self._offset = 1.0, 0.0
+        self._is_packed, self._scale, self._offset = False, 1.0, 0.0
         self._stored_dtype = dataset.dtype
         self._is_reversed = False
         # Most datasets have no attributes, and a file may have ten thousand datasets.
@@ -151,11 +151,13 @@ class Values:
             self.dtype = self._stored_dtype = np.dtype(f"u{self.dtype.itemsize}")
         for key in ("_FillValue", "missing_value"):
             for value in _numbers(attributes, key):
+                # NaN needs no mask, and a number that the dataset cannot store marks nothing. With `_Unsigned`, the
+                # attribute may be stored with or without its sign.
                 with np.errstate(all="ignore"):
-                    stored = value.astype(self._stored_dtype)
-                # NaN needs no mask, and a number that the type of the dataset cannot represent marks nothing.
-                if stored == stored and (self.dtype.kind == "f" or stored == value):
-                    self._fill_values.append(stored)
+                    stored = value.astype(self._dataset.dtype)
+                is_stored = self.dtype.kind == "f" or value in (stored, stored.astype(self._stored_dtype))
+                if stored == stored and is_stored:
+                    self._fill_values.append(stored.astype(self._stored_dtype))
         if self.dtype.kind == "f" and self._dataset.fillvalue == _NETCDF_FILL:
             self._fill_values.append(_NETCDF_FILL.astype(self.dtype))
         scale, offset = _numbers(attributes, "scale_factor"), _numbers(attributes, "add_offset")
@@ -163,8 +165,8 @@ class Values:
             self._scale = float(scale[0])
         if offset.size == 1:
             self._offset = float(offset[0])
-        is_packed = (self._scale, self._offset) != (1.0, 0.0) or scale.size == 1
-        if is_packed or (self._fill_values and self.dtype.kind in "iu"):
+        self._is_packed = scale.size == 1 or offset.size == 1
+        if self._is_packed or (self._fill_values and self.dtype.kind in "iu"):
             self.dtype = np.dtype(np.float64)
         unit = text_attribute(attributes, "units")
         if " since " in unit:
@@ -193,10 +195,10 @@ class Values:
         """Return stored values as values of `dtype`: missing ones NaN, all others unpacked."""
         if self._stored_dtype != self._dataset.dtype:
             values = values.astype(self._stored_dtype)
-        if not self._fill_values and self.dtype == values.dtype:
+        if not (self._fill_values or self._is_packed):
             return values
         decoded = values.astype(self.dtype)
-        if (self._scale, self._offset) != (1.0, 0.0):
+        if self._is_packed:
             decoded = decoded * self._scale + self._offset
         for fill_value in self._fill_values:
             decoded = np.where(values == fill_value, decoded.dtype.type(np.nan), decoded)
