@@ -279,7 +279,7 @@ DEFECTS = {
     "one frame": (lambda path: write_incompressible(path, 0), "1 complete"),
     "field of another size": (short_well, "`t0_fields/density`"),
     "sphere": (lambda path: write_well(path, grid_type="spherical"), "spherical"),
-    "nothing known": (anything_else, "picture.*YAML"),
+    "nothing known": (anything_else, r"picture \(3, 3\).*YAML"),
 }
 
 

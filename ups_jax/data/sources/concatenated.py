@@ -106,12 +106,12 @@ class ConcatenatedSource:
         for source in self.sources:
             source_names = source.coefficient_names()
             # A file may spell a name in another case, or have two coefficients whose names differ only in case.
-            known = {name.lower() for name in names}
+            previous = {name.lower() for name in names}
             lower = [name.lower() for name in source_names]
             names += [
                 name
                 for name in source_names
-                if name not in names and (name.lower() not in known or lower.count(name.lower()) > 1)
+                if name not in names and (name.lower() not in previous or lower.count(name.lower()) > 1)
             ]
         return tuple(names)
 

@@ -121,7 +121,7 @@ def detect_layout(path: str | Path) -> Layout:
         for layout in LAYOUTS:
             if layout.matches(file):
                 return layout
-        content = ", ".join(list(file)[:6]) or "nothing"
+        content = file.describe_datasets()
     raise DataError(f"{path}: has no supported layout (it contains {content}); {_HINT}")
 
 

@@ -62,6 +62,19 @@ class Group:
         for _, item in self.items():
             yield item
 
+    def describe_datasets(self, limit: int = 6) -> str:
+        """Return the paths and shapes of the first datasets in the group and below, as text."""
+        texts: list[str] = []
+
+        def visit(path: str, item: Any) -> bool | None:
+            if isinstance(item, h5py.Dataset):
+                texts.append(f"{path} {Values(item, {}).shape}")
+            # A value other than None ends the visit.
+            return True if len(texts) == limit else None
+
+        self._group.visititems(visit)
+        return ", ".join(texts) or "no datasets"
+
     def _wrap(self, item: Any) -> Any:
         """Return an object of h5py as `Group` or `Values`; objects of other classes as they are."""
         if isinstance(item, h5py.Group):
