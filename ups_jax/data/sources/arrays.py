@@ -64,7 +64,7 @@ class HDF5Arrays(HDF5File):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the dataset `name`."""
         with self.open() as file:
-            return self._get_dataset(file, name).shape or ()
+            return self._get_dataset(file, name).shape
 
     def dtype_kind(self, name: str) -> str:
         """Return NumPy's letter for the kind of the dataset's data type, such as `f`."""

@@ -170,7 +170,7 @@ class HDF5Source(HDF5File):
         for group in (file, file.get("parameters")):
             for key, item in group.items() if isinstance(group, Group) else ():
                 is_field = group is file and (key in fields or key.endswith("-coordinate"))
-                if is_field or not isinstance(item, Values) or item.dtype.kind not in "fiu" or item.shape is None:
+                if is_field or not isinstance(item, Values) or item.dtype.kind not in "fiu" or item.is_null:
                     continue
                 # Only arrays of the right shape are read: others may be large.
                 if tuple(points for points in item.shape if points != 1) in ((), (self.trajectories,)):
@@ -205,7 +205,7 @@ def is_coefficient_name(name: str) -> bool:
 def get_dataset(file_name: str, file: Group, key: str, hint: str) -> Values:
     """Return the dataset `key` of a file. Raises `DataError` if it does not exist or has no values."""
     dataset = file.get(key)
-    if not isinstance(dataset, Values) or dataset.shape is None:
+    if not isinstance(dataset, Values) or dataset.is_null:
         raise DataError(f"{file_name}: has no dataset `{key}`; {hint}")
     return dataset
 

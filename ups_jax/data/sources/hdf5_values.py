@@ -117,18 +117,23 @@ class Values:
         return str(self._dataset.name).strip("/")
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
-        """Lengths of the axes; None for a dataset without values."""
-        shape: tuple[int, ...] | None = self._dataset.shape
-        return shape[::-1] if shape is not None and self._is_reversed else shape
+    def is_null(self) -> bool:
+        """Whether the dataset has a type, but no values at all."""
+        return self._dataset.shape is None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        shape: tuple[int, ...] = self._dataset.shape or ()
+        return shape[::-1] if self._is_reversed else shape
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return len(self.shape or ())
+        return len(self.shape)
 
     def __len__(self) -> int:
-        return (self.shape or (0,))[0]
+        return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """Return the part of the array that integers and slices select. Raises `DataError` if a filter is missing."""

@@ -114,7 +114,7 @@ def _read_channel_names(file_name: str, file: Group, channel_count: int) -> tupl
 def _get_data(file_name: str, file: Group, key: str) -> Values:
     """Return the dataset `data` of the group `key`. Raises `DataError` if it does not exist or is not of floats."""
     data = file[key].get("data")
-    if not isinstance(data, Values) or data.shape is None:
+    if not isinstance(data, Values) or data.is_null:
         raise DataError(f"{file_name}: group `{key}` has no dataset `data`; remove the group, or write it again")
     check_float(file_name, f"{key}/data", data, _HINT)
     return data
