@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from commands import in_process
 
+from ups_jax import config
+from ups_jax.data import open_dataset
+
 Values = np.ndarray
 
 
@@ -58,3 +61,38 @@ def test_a_name_that_is_half_a_formula_is_drawn_as_it_is(tmp_path: Path) -> None
         file["t-coordinate"], file["x-coordinate"] = np.arange(5.0), np.arange(6.0)
     assert in_process("inspect_data.py", tmp_path / "flow.hdf5", "--output", tmp_path / "seen") == 0
     assert (tmp_path / "seen" / "flow.png").exists()
+
+
+def test_a_folder_a_home_and_a_pattern_are_inspected_file_by_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
+    for role in ("train", "test"):
+        (tmp_path / "set" / role).mkdir(parents=True)
+        write(tmp_path / "set" / role / "a.hdf5", values, "x")
+    write(tmp_path / "1e-3.hdf5", values, "x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert in_process("inspect_data.py", tmp_path / "set", "--output", tmp_path / "seen") == 0
+    output = capsys.readouterr().out
+    assert all(f"file        {tmp_path / 'set' / role / 'a.hdf5'}" in output for role in ("train", "test"))
+    # No picture replaces another one.
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["a-2.png", "a.png"]
+    for argument, count in (("~/set", 2), ("~/set/*/a.hdf5", 2), ("~/1e-3.hdf5", 1), ("~/set/train", 1), ("~", 1)):
+        assert in_process("inspect_data.py", argument, "--no-picture") == 0, argument
+        assert capsys.readouterr().out.count("file        ") == count
+    for argument, message in (("~/none*.hdf5", "no file matches"), ("~/seen", "no data files")):
+        assert in_process("inspect_data.py", argument, "--no-picture") == 3
+        assert message in capsys.readouterr().err
+
+
+def test_the_printed_configuration_of_a_file_whose_name_is_a_number_opens_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).normal(size=(10, 4, 6)).astype(np.float32)
+    monkeypatch.chdir(tmp_path)
+    for name in ("1e-3.hdf5", "1e5", "on"):
+        write(Path(name), values, "x")
+        assert in_process("inspect_data.py", name, "--no-picture") == 0
+        text = capsys.readouterr().out.partition("\nconfig\n")[2]
+        dataset = open_dataset(config.from_dict(config.yaml.parse(text)))
+        assert dataset.source.name == name

@@ -102,3 +102,10 @@ def test_of_a_large_file_some_trajectories_are_looked_at(tmp_path: Path) -> None
     assert some.trajectories_read == 2
     assert "2 trajectories" in "\n".join(describe(some))
     assert inspect(tmp_path / "flow.hdf5", read_all_trajectories=True).trajectories_read == N
+
+
+def test_exchanged_axes_of_time_and_trajectories_are_hinted_at(write) -> None:
+    fields = waves(trajectories=32)[0][:, :8]
+    for name, values, is_exchanged in (("right", fields, False), ("wrong", fields.swapaxes(0, 1), True)):
+        hints = inspect(write(values, f"{name}.hdf5")).hints
+        assert any("exchange the first two axes" in hint for hint in hints) == is_exchanged

@@ -49,7 +49,7 @@ def test_compressible_flow(tmp_path: Path, dims: int) -> None:
     check_lines(source, [-1 + step / 2 for step in steps], steps, 0.0, 0.05)
     for name, value in (("eta", 1e-8), ("zeta", 1e-8), ("M", 0.1)):
         np.testing.assert_array_equal(source.coefficient(name), np.full(N, value))
-    assert set(source.coefficient_names()) == {"eta", "zeta", "m"}
+    assert set(source.coefficient_names()) == {"eta", "zeta", "M"}
 
 
 def test_channels_are_chosen_by_name_in_the_order_of_the_configuration(tmp_path: Path, configure) -> None:
@@ -79,7 +79,7 @@ def test_seed_groups(tmp_path: Path, dims: int, channels: int) -> None:
     np.testing.assert_array_equal(source.coefficient("D"), np.full(3, 5e-4))
     np.testing.assert_array_equal(source.coefficient("Du"), np.full(3, 1e-3))
     assert source.coefficient("solver") is None and source.coefficient_names() == ("sim.k",)
-    assert source.constants() == {"d": 5e-4, "du": 1e-3, "plot.k": 7.0}
+    assert source.constants() == {"D": 5e-4, "Du": 1e-3, "plot.k": 7.0}
 
 
 @pytest.mark.parametrize("said", ["h, u", "h"])
@@ -212,6 +212,18 @@ def seeds_without_times(path: Path) -> None:
         del file["0000/grid/t"]
 
 
+def shifted_seed(path: Path) -> None:
+    write_seeds(path, 1, 1)
+    with h5py.File(path, "a") as file:
+        file["0010/grid/x"][...] *= 1.01
+
+
+def slow_seed(path: Path) -> None:
+    write_seeds(path, 2, 1)
+    with h5py.File(path, "a") as file:
+        file["0002/grid/t"][...] *= 10
+
+
 def empty_seed(path: Path) -> None:
     write_seeds(path, 1, 1)
     with h5py.File(path, "a") as file:
@@ -259,13 +271,15 @@ DEFECTS = {
     "truncated": (truncated, "truncated"),
     "unequal seeds": (damaged_seeds, "`0002/data`"),
     "seeds without times": (seeds_without_times, "`0000`.*`grid/t`"),
+    "seed on another grid": (shifted_seed, "`0010/grid/x`.*`0000/grid/x`"),
+    "seed with other times": (slow_seed, "`0002/grid/t`.*`0000/grid/t`"),
     "empty seed": (empty_seed, "`0010`.*`data`"),
     "seeds without channels": (wide_seeds, r"\(T, X, C\)"),
     "velocity": (flat_velocity, "`velocity`"),
     "one frame": (lambda path: write_incompressible(path, 0), "1 complete"),
     "field of another size": (short_well, "`t0_fields/density`"),
     "sphere": (lambda path: write_well(path, grid_type="spherical"), "spherical"),
-    "nothing known": (anything_else, "picture.*YAML"),
+    "nothing known": (anything_else, r"picture \(3, 3\).*YAML"),
 }
 
 
@@ -292,6 +306,12 @@ def layout_name(path: Path) -> str:
     ("text", "message"),
     [
         ("file: none.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 1]\n", r"none\.npz"),
+        ("file: mine.npz\nfields: u\naxes: [trajectory, time, lon]\ntime: [0, 1]\nlon: [0, 1]\n", "'lon'; call it x"),
+        ("file: mine.npz\nfields: u\naxes: [sample, time, x]\ntime: [0, 1]\nx: [0, 1]\n", "'sample'; call it traj"),
+        ("file: mine.npz\nfields: u\naxes: [trajectory, time, q]\ntime: [0, 1]\nq: [0, 1]\n", "'q'; use the names"),
+        ("file: mine.npz\nfields: u\naxes: [time, x]\ntime: [0, 1]\nx: [0, 1]\n", "np.stack"),
+        ("file: folder\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 1]\nx: [0, 1]\n", "is a folder"),
+        ("file: mine.npz\nfields: u\naxes: [trajectory, time, x]\ntime: t\nx: [0, 1]\n", "`t`: descends"),
         ("file: mine.npz\nfields: u\naxes: [trajectory, x]\ntime: [0, 1]\n", "`axes`"),
         ("file: mine.npz\nfields: w\naxes: [trajectory, time, x]\ntime: [0, 1]\nx: [0, 1]\n", "`w`"),
         ("file: mine.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 1]\n", "`x`"),
@@ -304,7 +324,8 @@ def layout_name(path: Path) -> str:
     ],
 )
 def test_a_description_that_does_not_fit_is_one_line(tmp_path: Path, text: str, message: str) -> None:
-    np.savez(tmp_path / "mine.npz", u=random(N, T, 8), n=np.ones((N, T, 8), int))
+    np.savez(tmp_path / "mine.npz", u=random(N, T, 8), n=np.ones((N, T, 8), int), t=-np.arange(T))
+    (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=message) as error:
         open_file(described(tmp_path / "mine.yaml", text), "transient", None)
     assert "\n" not in str(error.value)

@@ -67,7 +67,11 @@ def test_a_coefficient_is_looked_up_in_the_documented_order(write):
     in_dataset = TensorSource(write(fields, "dataset_beta0.4.hdf5", {"Beta": 0.7}, parameters_beta=beta))
     np.testing.assert_array_equal(in_name.coefficient("beta"), np.full(12, 0.4))
     np.testing.assert_array_equal(in_attribute.coefficient("beta"), np.full(12, 0.7))
-    np.testing.assert_array_equal(in_dataset.coefficient("BETA"), beta)
+    np.testing.assert_array_equal(in_attribute.coefficient("BETA"), np.full(12, 0.7))
+    np.testing.assert_array_equal(in_dataset.coefficient("beta"), beta)
+    np.testing.assert_array_equal(in_dataset.coefficient("Beta"), np.full(12, 0.7))
+    with pytest.raises(DataError, match="'Beta' and 'beta'"):
+        in_dataset.coefficient("BETA")
     assert in_dataset.coefficient("nu") is None
 
 
@@ -80,6 +84,17 @@ def test_a_coefficient_is_looked_up_in_the_documented_order(write):
         ("ReacDiff_Nu0.5_Rho10.0.hdf5", "rho", 10.0),
         ("1D_Advection_Sols_beta4.0.hdf5", "eta", None),
         ("menu3.hdf5", "nu", None),
+        ("burgers_nu0p01.hdf5", "nu", 0.01),
+        ("burgers_nu0.01", "nu", 0.01),
+        ("burgers_nu0.01.train.hdf5", "nu", 0.01),
+        ("burgers_nu0,01.hdf5", "nu", None),
+        ("burgers_nu01.hdf5", "nu", None),
+        ("burgers_nu0.01x.hdf5", "nu", None),
+        ("burgers_nu1.e-8x.hdf5", "nu", None),
+        ("swirl_rho2d.hdf5", "rho", None),
+        ("from_nu0.1_to_nu0.2.hdf5", "nu", None),
+        ("K2.0_k3.0.hdf5", "K", 2.0),
+        ("K2.0_k3.0.hdf5", "k", 3.0),
     ],
 )
 def test_coefficients_in_published_file_names(tmp_path, file_name, coefficient, value):
@@ -117,7 +132,8 @@ DEFECTS = {
     "short grid": (dict(x__coordinate=SPACING * np.arange(31.0)), r"`x-coordinate`.*\(31,\).*32"),
     "long times": (dict(t__coordinate=DT * np.arange(11.0)), r"`t-coordinate`.*\(11,\).*9"),
     "uneven grid": (dict(x__coordinate=np.linspace(0, 1, 32) ** 2), "`x-coordinate`"),
-    "falling grid": (dict(x__coordinate=-SPACING * np.arange(32.0)), "`x-coordinate`"),
+    "falling times": (dict(t__coordinate=-DT * np.arange(9.0)), "`t-coordinate`: descends"),
+    "constant grid": (dict(x__coordinate=np.ones(32)), "`x-coordinate`"),
     "uneven times": (dict(t__coordinate=np.geomspace(1, 2, 9)), "`t-coordinate`"),
     "nan grid": (dict(x__coordinate=np.full(32, np.nan)), "`x-coordinate`.*NaN"),
     "not finite": (dict(tensor=BAD), "2 frames.*frame 3.*trajectory 4"),

@@ -9,13 +9,12 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from commands import CONFIGS
 from evaluations import evaluation, section
 from rich.console import Console
@@ -39,15 +38,14 @@ _environment = cache(environment_record)
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes most of the time of a pipeline with such steps, and changes nothing that it decides.
 
-    Waiting for the disk: no test cuts the power. Reading the same YAML text and the same annotations again, asking git
-    for the same commit again, and writing YAML in Python where the C library writes the same text.
+    Waiting for the disk: no test cuts the power. Reading the same YAML text and the same annotations again, and asking
+    git for the same commit again.
     """
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("ups_jax.config.yaml.parse", lambda text: copy.deepcopy(_parsed(text)))
     names = {name: getattr(typing, name) for name in ("get_args", "get_origin", "cast")}
     monkeypatch.setattr("ups_jax.config.loading.typing", SimpleNamespace(get_type_hints=_type_hints, **names))
     monkeypatch.setattr("ups_jax.pipeline.run.environment_record", lambda: dict(_environment()))
-    monkeypatch.setattr("yaml.safe_dump", partial(yaml.dump, Dumper=yaml.CSafeDumper))
 
 
 @dataclass

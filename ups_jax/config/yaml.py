@@ -1,4 +1,4 @@
-"""A YAML parser with the core schema of version 1.2: `1e-3` is a number, `on` and `no` are strings.
+"""A YAML parser and writer with the core schema of version 1.2: `1e-3` is a number, `on` and `no` are strings.
 
 Values are mappings, lists, texts, numbers, booleans and null. A repeated key is an error."""
 
@@ -26,6 +26,19 @@ def parse(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def dump(value: Any, *, flow: bool | None = False) -> str:
+    """Return a value as YAML text, from which `parse` returns the same value; keys keep their order.
+
+    Strings that `parse` or a parser of YAML 1.1 would read as another type, such as `1e-3`, `on` and `2026-12-01`, are
+    quoted.
+
+    Args:
+        flow: Write mappings and lists as `{key: value}` and `[value]`, on one line; None does so only for those that
+            contain nothing but scalars.
+    """
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=10**9))
+
+
 class _Loader(yaml.SafeLoader):
     """A YAML loader; this module sets its scalar types and its constructors."""
 
@@ -44,6 +57,16 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else list(_first)
     )
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """A YAML dumper with the scalar types of versions 1.1 and 1.2; libyaml's if PyYAML was built with it."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*_Loader.yaml_implicit_resolvers.get(first, ()), *yaml.SafeDumper.yaml_implicit_resolvers.get(first, ())]
+    for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+}
 
 
 def _scalar_constructor(kind: str, convert: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]) -> Callable[..., Any]:

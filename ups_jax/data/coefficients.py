@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int
 from ups_jax.config import TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Coefficient, Task
-from ups_jax.data.sources.base import Source
+from ups_jax.data.sources.base import Source, match_name
 from ups_jax.data.statistics import coefficient_mean_and_std
 
 
@@ -138,9 +138,10 @@ def _read_columns(task_cfg: TaskConfig, source: Source, scales: Mapping[str, str
                 f"{source.name}: coefficient {name} is missing for {which} and is masked out there; store it as "
                 f"dataset `parameters/{name}`, as root attribute, or in the file name ({name}0.01)"
             )
-    declared = {name.lower() for name in scales}
-    for name in source.coefficient_names():
-        if name.lower() not in declared:
+    names = source.coefficient_names()
+    declared = {match_name(source.name, name, names) for name in scales}
+    for name in names:
+        if name not in declared:
             notes.append(
                 f"{source.name}: the file has a coefficient {name} that the model does not receive; if the equation "
                 f"contains it, add data.tasks.{task_cfg.name}.coefficients={{{name}: linear}} (or log10)"

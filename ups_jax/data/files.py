@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import splits
 from ups_jax.data.sources import ConcatenatedSource, SeedsSource, ShardsSource, Source, SteadyStateSource, open_file
+from ups_jax.data.sources.base import innermost_source
 from ups_jax.data.sources.detect import is_single_dataset
 from ups_jax.data.sources.shards import is_shard_folder
 from ups_jax.data.splits import Splits
@@ -80,16 +83,38 @@ def data_files(data: DataConfig, task_cfg: TaskConfig) -> dict[str, tuple[Path, 
     if isinstance(task_cfg.path, FilePair):
         paths_by_role = {"train": task_cfg.path.train, "val": task_cfg.path.val, "test": task_cfg.path.test}
         return {
-            role: (Path(paths),) if isinstance(paths, str) else tuple(map(Path, paths))
+            role: _expand_paths((paths,) if isinstance(paths, str) else paths)
             for role, paths in paths_by_role.items()
             if paths
         }
     if task_cfg.path is None:
         return {"all": (generated_file(data.root, task_cfg.name, task_cfg.preset),)}
     if isinstance(task_cfg.path, tuple):
-        return {"all": tuple(map(Path, task_cfg.path))}
-    path = Path(task_cfg.path)
-    return files_in_folder(path) if path.is_dir() and not is_single_dataset(path) else {"all": (path,)}
+        return {"all": _expand_paths(task_cfg.path)}
+    paths = _expand_paths((task_cfg.path,))
+    is_folder = len(paths) == 1 and paths[0].is_dir() and not is_single_dataset(paths[0])
+    return files_in_folder(paths[0]) if is_folder else {"all": paths}
+
+
+def files_to_inspect(path: str) -> tuple[Path, ...]:
+    """Return the data files that a path on the command line names: a file, a pattern, or all files in a folder.
+
+    Raises `DataError` if a pattern matches no file, or if a folder contains no data files.
+    """
+    files: list[Path] = []
+    for item in _expand_paths((path,)):
+        if not item.is_dir() or is_single_dataset(item):
+            files.append(item)
+        elif (item / "train").is_dir() or (item / "data" / "train").is_dir():
+            files += [file for role_files in files_in_folder(item).values() for file in role_files]
+        else:
+            in_folder = _files_directly_in(item)
+            if not in_folder:
+                raise DataError(
+                    f"{item}: contains no data files ({', '.join(_SUFFIXES)}); give a file, or a folder with data files"
+                )
+            files += in_folder
+    return tuple(files)
 
 
 def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
@@ -101,8 +126,7 @@ def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
     root = path / "data" if (path / "data" / "train").is_dir() else path
     files_by_role: dict[str, tuple[Path, ...]] = {}
     for role, names in _FOLDERS.items():
-        entries = sorted(file for name in names for file in (root / name).glob("*"))
-        files = [file for file in entries if file.suffix in _SUFFIXES or is_shard_folder(file)]
+        files = [file for name in names for file in _files_directly_in(root / name)]
         if files:
             files_by_role[role] = tuple(files)
         elif role != "val":
@@ -115,7 +139,30 @@ def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
 
 def generated_file(root: str | Path, task: str, preset: str) -> Path:
     """Return the path of the file that the `generate` command writes for a task and its preset."""
-    return Path(root) / f"{task}_{preset}.hdf5"
+    return Path(root).expanduser() / f"{task}_{preset}.hdf5"
+
+
+def _files_directly_in(folder: Path) -> list[Path]:
+    """Return the data files and folders of shards in a folder, sorted by name."""
+    return [file for file in sorted(folder.glob("*")) if file.suffix in _SUFFIXES or is_shard_folder(file)]
+
+
+def _expand_paths(paths: Sequence[str]) -> tuple[Path, ...]:
+    """Return paths with `~` replaced by the home folder, and patterns such as `data/*.hdf5` by all files that match.
+
+    Raises `DataError` if a pattern matches nothing.
+    """
+    expanded: list[Path] = []
+    for path in map(os.path.expanduser, paths):
+        # A file may have a name that looks like a pattern.
+        if glob.has_magic(path) and not os.path.lexists(path):
+            matches = sorted(glob.glob(path, recursive=True))
+            if not matches:
+                raise DataError(f"{path}: no file matches this pattern; correct the path")
+            expanded += map(Path, matches)
+        else:
+            expanded.append(Path(path))
+    return tuple(expanded)
 
 
 def _split_trajectories(
@@ -159,11 +206,11 @@ def _is_grouped_by_seed(source: Source) -> bool:
 
     PDEBench uses the last of these groups for testing.
     """
-    source = source.source if isinstance(source, SteadyStateSource) else source
+    source = innermost_source(source)
     return isinstance(source, SeedsSource) or (isinstance(source, ShardsSource) and source.layout == "pdebench seeds")
 
 
 def _original_name(source: Source) -> str:
-    """Return a file's name; for shards, the name of the file before conversion, so that both are split alike."""
-    source = source.source if isinstance(source, SteadyStateSource) else source
+    """Return the name of a file, or of the file that shards were converted from, so that both are split alike."""
+    source = innermost_source(source)
     return source.original_name if isinstance(source, ShardsSource) else Path(source.name).name

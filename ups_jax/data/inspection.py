@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from jaxtyping import Float32, Float64, Int
 
-from ups_jax.config import TaskConfig
+from ups_jax.config import TaskConfig, yaml
 from ups_jax.data import declared_properties
 from ups_jax.data.scan import trajectory_bytes, trajectory_chunks
 from ups_jax.data.sources import Grid, Source, detect_layout
@@ -111,6 +110,7 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
     field_summary, input_summary = _Summary(source.channels), _Summary(len(source.input_channels))
     drift = declared_properties.MeanDrift(source.channels)
     edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
+    order = _AxisOrder(source.channels)
     scattered = isinstance(source, ScatteredSource)
     ids = _spaced_ids(source, None if read_all_trajectories else max_bytes)
     for chunk, fields in trajectory_chunks(source, ids):
@@ -118,6 +118,7 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
         input_summary.update(source.read_input_fields(chunk)[:, None])
         finite = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
         if finite.any():
+            order.update(fields[finite])
             drift.update(chunk[finite], fields[finite])
             edges.update(fields[finite])
     coefficients = {name: source.coefficient(name) for name in source.coefficient_names()}
@@ -141,6 +142,8 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
         hints += drift.check(task_cfg, str(path), (), field_summary.rms())
         if not task_cfg.periodic:
             hints += edges.check(TaskConfig(name=task_cfg.name), str(path), source.grid.axes, ())
+    if layout.kind == "transient":
+        hints += order.hints()
     constants = {name: low for name, (low, high) in ranges.items() if low == high}
     return Inspection(
         path=Path(path),
@@ -181,6 +184,8 @@ def describe(inspection: Inspection) -> Iterator[str]:
                 yield f"            NaN or Inf in {channel.nonfinite_frames} frames: remove these trajectories"
             if channel.constant_trajectories:
                 yield f"            constant in {channel.constant_trajectories} trajectories"
+    for note in source.notes:
+        yield f"note        {note.removeprefix(f'{source.name}: ')}"
     for hint in inspection.hints:
         yield f"hint        {hint}"
     yield "config"
@@ -218,7 +223,7 @@ def config_yaml(inspection: Inspection) -> str:
     if isinstance(inspection.source, ScatteredSource):
         # The default loss contains differences along grid axes, which points do not have.
         values["training"] = {"lambda_h1": 0}
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=1000)
+    return yaml.dump(values, flow=None)
 
 
 class _Summary:
@@ -264,6 +269,32 @@ class _Summary:
             )
             for name, minimum, maximum, deviation, nonfinite, constant in columns
         )
+
+
+class _AxisOrder:
+    """An accumulator that compares the difference between consecutive frames with that between trajectories.
+
+    Trajectories are usually independent, so that two of them differ at least as much as two frames of one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._sums, self._counts = np.zeros((2, channels)), np.zeros(2)
+
+    def update(self, fields: Float32[np.ndarray, "n t *s c"]) -> None:
+        """Add the fields of further trajectories, which are finite."""
+        for axis in (0, 1):
+            squares = np.square(np.diff(fields.astype(np.float64), axis=axis))
+            self._sums[axis] += squares.reshape(-1, squares.shape[-1]).sum(axis=0)
+            self._counts[axis] += squares.size // squares.shape[-1]
+
+    def hints(self) -> Iterator[str]:
+        """Yield a hint if, in every channel, frames differ more than trajectories: the two axes may be exchanged."""
+        trajectories, frames = self._sums / np.maximum(self._counts, 1)[:, None]
+        if self._counts.all() and (frames > 2 * trajectories).all():
+            yield (
+                "consecutive frames differ more than neighbouring trajectories: if the first axis of the arrays is "
+                "time, exchange the first two axes"
+            )
 
 
 def _spaced_ids(source: Source, max_bytes: int | None) -> Int[np.ndarray, " n"]:

@@ -318,7 +318,7 @@ class _OpenedSource:
     def check_content(self, content: ContentScan) -> list[str]:
         """Raise `DataError` for NaN, Inf or overlapping splits; return notes about coefficients and splits."""
         content.check_finite()
-        return [*self.conditions.notes, *check_overlap(content, self.splits, self.source.name)]
+        return [*self.source.notes, *self.conditions.notes, *check_overlap(content, self.splits, self.source.name)]
 
     def new_task(self, statistics: Statistics, **properties: Any) -> Task:
         """Return the task of a new model, from its configuration and the grid, coefficients and statistics of the data.

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ups_jax.config import Config, apply_overrides, from_dict, load, to_dict
+from ups_jax.config import Config, apply_overrides, from_dict, load, to_dict, yaml
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import write_atomically
 from ups_jax.pipeline.cache_keys import json_digest
@@ -108,7 +106,7 @@ class ResolvedConfigs:
             StorageError: If a file cannot be written.
         """
         for name, values in self.to_dict().items():
-            write_atomically(config_path(directory, name), yaml.safe_dump(values, sort_keys=False))
+            write_atomically(config_path(directory, name), yaml.dump(values))
 
     def train_with_seed(self, seed: int) -> Config:
         """Return the training configuration with another seed."""

@@ -9,9 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ups_jax.config import load, to_dict
+from ups_jax.config import load, to_dict, yaml
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.files import read_json, write_atomically
@@ -167,4 +165,4 @@ def _format_metric(evaluation: Evaluation, name: str, value: float) -> str:
 
 def _to_yaml(value: Any) -> str:
     """Return the value of a configuration key as one line of YAML."""
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+    return yaml.dump(value, flow=True).removesuffix("\n...\n").strip()

@@ -64,8 +64,8 @@ class TaskConfig:
     path: str | tuple[str, ...] | FilePair | None = None
     """A file in a layout of PDEBench or The Well, a list of such files on one grid (each may have other coefficients),
     a YAML file that describes arrays, a folder of [shards](your_data.md#large-data-on-slow-disks), a folder with
-    `train`, `valid` and `test`, or separate files as below. Relative to the working directory. `null` generates a
-    built-in task."""
+    `train`, `valid` and `test`, or separate files as below. Relative to the working directory; `~` and patterns such as
+    `data/*.hdf5` are expanded. `null` generates a built-in task."""
 
     channels: tuple[str, ...] = ("u",)
     """Names of the channels. A file that names its channels is read for these; otherwise they name all of its channels,

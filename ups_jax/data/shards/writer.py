@@ -131,6 +131,7 @@ def _plan_manifest(path: Path, layout: Layout, source: Source, sizes: ShardSizes
         constants=getattr(source, "constants", dict)(),
         attributes={name: value for name in TEXT_ATTRIBUTES if (value := root_attribute(path, name))},
         boundary=getattr(source, "boundary", {}),
+        notes=tuple(note.removeprefix(f"{source.name}: ") for note in source.notes),
     )
 
 

@@ -10,11 +10,11 @@ import zlib
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import h5py
 import numpy as np
 
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.hdf5_values import Group, Values
 
 _HINT = "give an .npz, .npy or HDF5 file"
 # Exceptions of NumPy, zipfile and zlib for a damaged file, or for one that claims more than the memory.
@@ -27,6 +27,13 @@ NUMPY_ERRORS = (
 @runtime_checkable
 class ArrayFile(Protocol):
     """A file of named arrays. All methods raise `DataError` for a name that the file does not have."""
+
+    path: Path
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages for the user about how the arrays are read."""
+        ...
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the array `name`."""
@@ -57,8 +64,7 @@ class HDF5Arrays(HDF5File):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the dataset `name`."""
         with self.open() as file:
-            shape: tuple[int, ...] = self._get_dataset(file, name).shape
-            return shape
+            return self._get_dataset(file, name).shape
 
     def dtype_kind(self, name: str) -> str:
         """Return NumPy's letter for the kind of the dataset's data type, such as `f`."""
@@ -68,12 +74,13 @@ class HDF5Arrays(HDF5File):
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
         """Read the part `dataset[key]` of the dataset `name`."""
         with self.open() as file:
-            return np.asarray(self._get_dataset(file, name)[key])
+            return self._get_dataset(file, name)[key]
 
-    def _get_dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
-        if not isinstance(file.get(name), h5py.Dataset):
+    def _get_dataset(self, file: Group, name: str) -> Values:
+        item = file.get(name)
+        if not isinstance(item, Values):
             raise DataError(f"{self.path}: has no dataset `{name}`, only {', '.join(list(file)[:6])}; correct the name")
-        return file[name]
+        return item
 
 
 class NumpyFile:
@@ -81,6 +88,8 @@ class NumpyFile:
 
     Uncompressed arrays are memory-mapped; compressed ones are loaded into the memory of every process that uses them.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -120,6 +129,11 @@ class NumpyFile:
             except FileNotFoundError:
                 raise DataError(f"{self.path}: does not exist; {_HINT}") from None
             except NUMPY_ERRORS as error:
+                if "object" in str(error).lower():
+                    raise DataError(
+                        f"{self.path}: contains an array of Python objects, such as a list of arrays of different "
+                        "lengths; store numbers in one array, with trajectories that are cut to the same length"
+                    ) from None
                 raise DataError(
                     f"{self.path}: cannot be read ({first_line(error)}); write it again with np.savez"
                 ) from None

@@ -101,8 +101,31 @@ class ConcatenatedSource:
         )
 
     def coefficient_names(self) -> tuple[str, ...]:
-        """Return the names of the coefficients of all sources, without duplicates."""
-        return tuple(dict.fromkeys(name for source in self.sources for name in source.coefficient_names()))
+        """Return the names of the coefficients of all sources, each in the spelling of the first source that has it."""
+        names: list[str] = []
+        for source in self.sources:
+            source_names = source.coefficient_names()
+            # A file may spell a name in another case, or have two coefficients whose names differ only in case.
+            previous = {name.lower() for name in names}
+            lower = [name.lower() for name in source_names]
+            names += [
+                name
+                for name in source_names
+                if name not in names and (name.lower() not in previous or lower.count(name.lower()) > 1)
+            ]
+        return tuple(names)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages of all sources; one that several sources have names the first source and counts the others."""
+        names_by_text: dict[str, list[str]] = {}
+        for source in self.sources:
+            for note in source.notes:
+                names_by_text.setdefault(note.removeprefix(f"{source.name}: "), []).append(source.name)
+        return tuple(
+            f"{names[0]}{f' and {len(names) - 1} more files' if len(names) > 1 else ''}: {text}"
+            for text, names in names_by_text.items()
+        )
 
     def _split_by_source(
         self, ids: Int[np.ndarray, " b"]

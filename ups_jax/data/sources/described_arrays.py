@@ -21,9 +21,30 @@ from ups_jax.config import yaml
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import path_inside
 from ups_jax.data.sources.arrays import ArrayFile, open_arrays
-from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channels, start_and_step
+from ups_jax.data.sources.base import (
+    AXES,
+    Grid,
+    coordinate_line,
+    iterate_windows,
+    match_name,
+    origin_and_spacing,
+    per_trajectory,
+    select_channels,
+    start_and_step,
+)
 
 _KEYS = ("file", "fields", "axes", "time", *AXES, "coefficients", "channels")
+# Names of axes in other programs, and the names in a description.
+_OTHER_AXES = {
+    **dict.fromkeys(
+        ("sample", "samples", "batch", "n", "run", "traj", "trajectories", "ensemble", "member"), "trajectory"
+    ),
+    **dict.fromkeys(("t", "times", "frame", "frames", "step"), "time"),
+    **dict.fromkeys(("lon", "longitude", "i"), "x"),
+    **dict.fromkeys(("lat", "latitude", "j"), "y"),
+    **dict.fromkeys(("lev", "level", "depth", "height", "k"), "z"),
+    **dict.fromkeys(("c", "channels", "variable", "field", "fields", "component"), "channel"),
+}
 _AXIS_HINT = "give [start, step], or the name of an array with the times or coordinates"
 
 
@@ -40,7 +61,7 @@ class DescribedSource:
         self.path = Path(path)
         description = _read_description(self.path)
         self._file = open_arrays(array_path(self.path, description))
-        self._axes = _parse_axes(self.name, description)
+        self._axes = _parse_axes(self.name, description["axes"])
         self._array_names, self._available = _parse_array_and_channel_names(self.name, description, self._axes)
         self.channel_names = select_channels(self.name, self._available, channel_names)
         sizes = _read_axis_sizes(self.name, self._file, self._array_names, self._axes)
@@ -53,6 +74,7 @@ class DescribedSource:
             )
         self.grid = _parse_grid(self.name, description, self._file, sizes)
         self._coefficients = _parse_coefficients(self.name, description, self._file, self.trajectories)
+        self.notes = tuple(f"{path}: {note.removeprefix(f'{self._file.path}: ')}" for note in self._file.notes)
 
     def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
         """Return the evenly spaced frames `frames[i]` of trajectory `ids[i]` for each window i."""
@@ -77,8 +99,9 @@ class DescribedSource:
         return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient's values for all trajectories, or None if it is missing; letter case is ignored."""
-        return {key.lower(): value for key, value in self._coefficients.items()}.get(name.lower())
+        """Return a coefficient's values for all trajectories, or None if it is missing; see `match_name`."""
+        match = match_name(f"{self.name}: key `coefficients`", name, self._coefficients)
+        return None if match is None else self._coefficients[match]
 
     def coefficient_names(self) -> tuple[str, ...]:
         """Return the names that the description lists under the key `coefficients`."""
@@ -102,6 +125,9 @@ def _read_description(path: Path) -> Mapping[str, Any]:
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); correct the YAML text") from None
     if not isinstance(description, dict):
         raise DataError(f"{path}: is not a mapping with keys; write the keys {', '.join(_KEYS)}")
+    if "axes" in description:
+        # Before unknown keys: these may be the coordinates of an axis with another name.
+        _parse_axes(str(path), description["axes"])
     for key in description:
         if key not in _KEYS:
             raise DataError(f"{path}: unknown key `{key}`; use the keys {', '.join(_KEYS)}")
@@ -111,16 +137,26 @@ def _read_description(path: Path) -> Mapping[str, Any]:
     return description
 
 
-def _parse_axes(file_name: str, description: Mapping[str, Any]) -> tuple[str, ...]:
-    axes = tuple(map(str, description["axes"])) if isinstance(description["axes"], list) else ()
-    allowed = {"trajectory", "time", *AXES, "channel"}
+def _parse_axes(file_name: str, value: Any) -> tuple[str, ...]:
+    axes = tuple(map(str, value)) if isinstance(value, list) else ()
+    allowed = ("trajectory", "time", *AXES, "channel")
+    label = f"{file_name}: key `axes` is {value}"
+    for axis in axes:
+        if axis not in allowed:
+            name = axis.lower() if axis.lower() in allowed else _OTHER_AXES.get(axis.lower())
+            remedy = f"call it {name}" if name else f"use the names {', '.join(allowed)}"
+            raise DataError(f"{label}, and an axis cannot be called {axis!r}; {remedy}")
     space = [axis for axis in AXES if axis in axes]
     is_complete = {"trajectory", "time", "x"} <= set(axes) and space == list(AXES[: len(space)])
-    if len(set(axes)) != len(axes) or not set(axes) <= allowed or not is_complete:
-        raise DataError(
-            f"{file_name}: key `axes` is {description['axes']}; list the axes of the arrays in their order: "
-            "trajectory, time, x (and y, z), and channel if there is a channel axis"
+    if len(set(axes)) != len(axes) or not is_complete:
+        remedy = (
+            "list the axes of the arrays in their order: trajectory, time, x (and y, z), and channel if there is one"
         )
+        if "time" not in axes and "trajectory" in axes:
+            remedy += "; steady data cannot be described: store them in PDEBench's Darcy layout"
+        elif "trajectory" not in axes and axes:
+            remedy += "; join trajectories with np.stack to one array, also if there is only one"
+        raise DataError(f"{label}; {remedy}")
     return axes
 
 
@@ -178,8 +214,8 @@ def _parse_grid(file_name: str, description: Mapping[str, Any], file: ArrayFile,
             raise DataError(
                 f"{file_name}: key `{axis}` describes an axis that key `axes` does not list; remove `{axis}` or list it"
             )
-    lines = [_parse_start_and_step(file_name, axis, description[axis], file, sizes[axis]) for axis in axes]
-    start, dt = _parse_start_and_step(file_name, "time", description["time"], file, sizes["time"])
+    lines = [_parse_line(file_name, axis, description[axis], file, sizes) for axis in axes]
+    start, dt = _parse_line(file_name, "time", description["time"], file, sizes)
     return Grid(
         shape=tuple(sizes[axis] for axis in axes),
         origin=tuple(first for first, _ in lines),
@@ -189,22 +225,35 @@ def _parse_grid(file_name: str, description: Mapping[str, Any], file: ArrayFile,
     )
 
 
-def _parse_start_and_step(file_name: str, axis: str, value: Any, file: ArrayFile, size: int) -> tuple[float, float]:
-    """Return the start and step of an axis. `value` is [start, step], or the name of an array of coordinates."""
+def _parse_line(
+    file_name: str, axis: str, value: Any, file: ArrayFile, sizes: Mapping[str, int]
+) -> tuple[float, float]:
+    """Return the start and step of an axis; the step of a space axis is negative if its coordinates descend.
+
+    Args:
+        value: [start, step], or the name of an array of coordinates.
+        sizes: Length of each axis.
+    """
     if isinstance(value, str):
-        values = np.asarray(file.read(value, ()))
-        if values.ndim != 1 or len(values) not in (size, size + (axis == "time")) or values.dtype.kind != "f":
+        size, label = sizes[axis], f"{file_name}: `{value}`"
+        stored = file.read(value, ())
+        values = coordinate_line(stored, label)
+        if values.ndim != 1 or len(values) not in (size, size + (axis == "time")):
+            lengths = ", ".join(f"{name} {points}" for name, points in sizes.items())
             raise DataError(
-                f"{file_name}: `{value}` has shape {values.shape} and type {values.dtype}; give {size} floating-point "
-                f"numbers for the axis {axis}"
+                f"{label} has shape {stored.shape}; give {size} numbers for the axis {axis} (the arrays have the axes "
+                f"{lengths})"
             )
-        return start_and_step(values[:size], f"{file_name}: `{value}`", "give evenly spaced times and a uniform grid")
+        if axis == "time":
+            return start_and_step(values[:size], label, "store frames at evenly spaced times")
+        return origin_and_spacing(values, label, "interpolate the fields to a uniform grid")
     try:
         start, step = (float(item) for item in value)
     except (TypeError, ValueError, OverflowError):
         raise DataError(f"{file_name}: key `{axis}` is {value}; {_AXIS_HINT}") from None
-    if not (np.isfinite([start, step]).all() and step > 0):
-        raise DataError(f"{file_name}: key `{axis}` is {value}; give a finite start and a finite, positive step")
+    if not np.isfinite([start, step]).all() or step == 0 or (step < 0 and axis == "time"):
+        required = "positive step" if axis == "time" else "step that is not 0"
+        raise DataError(f"{file_name}: key `{axis}` is {value}; give a finite start and a finite {required}")
     return start, step
 
 
@@ -224,10 +273,11 @@ def _parse_coefficients(
                 raise DataError(
                     f"{file_name}: the array `{value}` of coefficient `{key}` must contain numbers"
                 ) from None
-        if values.shape not in ((), (trajectories,)):
+        coefficient = per_trajectory(values, trajectories)
+        if coefficient is None:
             raise DataError(
                 f"{file_name}: coefficient `{key}` has shape {values.shape}; give shape ({trajectories},), one number "
                 "for each trajectory"
             )
-        coefficients[str(key)] = np.broadcast_to(values.astype(np.float64), (trajectories,))
+        coefficients[str(key)] = coefficient
     return coefficients

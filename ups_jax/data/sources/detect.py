@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import h5py
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Source
+from ups_jax.data.sources.base import AscendingSource, Source
 from ups_jax.data.sources.described_arrays import DescribedSource
-from ups_jax.data.sources.hdf5 import HDF5File, text_attribute
+from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.hdf5_values import Group, Values, text_attribute
 from ups_jax.data.sources.pdebench_cfd import CFDSource
 from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
 from ups_jax.data.sources.pdebench_seeds import SeedsSource
@@ -40,63 +41,70 @@ class Layout:
         name: Name of the layout in messages and reports.
         kind: Whether the files contain trajectories or steady solutions.
         matches: Returns whether an open HDF5 file has this layout.
-        open: Returns the source of a file, with the channels in the second argument.
+        reader: Returns the source of a file, with the channels in the second argument; its axes may descend.
     """
 
     name: str
     kind: Kind
-    matches: Callable[[h5py.File], bool]
-    open: Callable[[str | Path, ChannelNames], Source]
+    matches: Callable[[Group], bool]
+    reader: Callable[[str | Path, ChannelNames], Source]
+
+    def open(self, path: str | Path, channels: ChannelNames) -> Source:
+        """Return the source of a file, with all channels if `channels` is None, and with ascending space axes."""
+        source = self.reader(path, channels)
+        return AscendingSource(source) if min(source.grid.spacing) < 0 else source
 
 
-def _make_dataset_check(*names: str) -> Callable[[h5py.File], bool]:
+def _make_dataset_check(*names: str) -> Callable[[Group], bool]:
     """Return a function that returns whether a file has all datasets `names`."""
-    return lambda file: all(isinstance(file.get(name), h5py.Dataset) for name in names)
+    return lambda file: all(isinstance(file.get(name), Values) for name in names)
 
 
-def _has_seed_groups(file: h5py.File) -> bool:
-    groups = [item for item in file.values() if isinstance(item, h5py.Group)]
+def _has_seed_groups(file: Group) -> bool:
+    groups = [item for item in file.values() if isinstance(item, Group)]
     return any("data" in group and "grid" in group for group in groups)
 
 
-def _has_well_groups(file: h5py.File) -> bool:
+def _has_well_groups(file: Group) -> bool:
     return "dimensions" in file and "t0_fields" in file
 
 
 # The first match wins: a file may match several.
 LAYOUTS = (
-    Layout(name="points", kind="transient", matches=has_points_layout, open=PointsSource),
-    Layout(name="well", kind="transient", matches=_has_well_groups, open=WellSource),
+    Layout(name="points", kind="transient", matches=has_points_layout, reader=PointsSource),
+    Layout(name="well", kind="transient", matches=_has_well_groups, reader=WellSource),
     Layout(
         name="pdebench darcy",
         kind="steady",
         matches=lambda file: _make_dataset_check("tensor", "nu")(file) and file["nu"].ndim == 3,
-        open=lambda path, _: DarcySource(path),
+        reader=lambda path, _: DarcySource(path),
     ),
     Layout(
         name="pdebench tensor",
         kind="transient",
         matches=_make_dataset_check("tensor"),
-        open=lambda path, _: TensorSource(path),
+        reader=lambda path, _: TensorSource(path),
     ),
-    Layout(name="pdebench seeds", kind="transient", matches=_has_seed_groups, open=SeedsSource),
+    Layout(name="pdebench seeds", kind="transient", matches=_has_seed_groups, reader=SeedsSource),
     Layout(
         name="pdebench incompressible",
         kind="transient",
         matches=_make_dataset_check("velocity", "particles", "t"),
-        open=IncompressibleSource,
+        reader=IncompressibleSource,
     ),
     Layout(
         name="pdebench cfd",
         kind="transient",
         matches=_make_dataset_check("x-coordinate", "t-coordinate"),
-        open=CFDSource,
+        reader=CFDSource,
     ),
 )
-ZARR = Layout(name="zarr points", kind="transient", matches=lambda _: False, open=open_zarr)
-SERIES = Layout(name="vtk series", kind="transient", matches=lambda _: False, open=open_vtk_series)
-DESCRIBED = Layout(name="described", kind="transient", matches=lambda _: False, open=DescribedSource)
-SHARDS = {kind: Layout(name="shards", kind=kind, matches=lambda _: False, open=ShardsSource) for kind in get_args(Kind)}
+ZARR = Layout(name="zarr points", kind="transient", matches=lambda _: False, reader=open_zarr)
+SERIES = Layout(name="vtk series", kind="transient", matches=lambda _: False, reader=open_vtk_series)
+DESCRIBED = Layout(name="described", kind="transient", matches=lambda _: False, reader=DescribedSource)
+SHARDS = {
+    kind: Layout(name="shards", kind=kind, matches=lambda _: False, reader=ShardsSource) for kind in get_args(Kind)
+}
 
 
 def detect_layout(path: str | Path) -> Layout:
@@ -113,7 +121,7 @@ def detect_layout(path: str | Path) -> Layout:
         for layout in LAYOUTS:
             if layout.matches(file):
                 return layout
-        content = ", ".join(list(file)[:6]) or "nothing"
+        content = file.describe_datasets()
     raise DataError(f"{path}: has no supported layout (it contains {content}); {_HINT}")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Grid, Source
+from ups_jax.data.sources.base import Grid, WrappedSource
 
 
 @dataclass(frozen=True, eq=False)
-class SteadyStateSource:
+class SteadyStateSource(WrappedSource):
     """The steady states that a source's trajectories reach, with the first frames as input fields.
 
     Reading a trajectory raises `DataError` unless its last two frames are equal up to a tolerance. Their difference is
@@ -20,12 +20,10 @@ class SteadyStateSource:
     the first frame over space, and the rms difference between the first and the last frame.
 
     Attributes:
-        source: The trajectories.
         fallback_names: Names of the channels if the source does not name them.
         tolerance: Largest allowed difference between the last two frames, divided by the scale.
     """
 
-    source: Source
     fallback_names: tuple[str, ...]
     tolerance: float
 
@@ -37,29 +35,9 @@ class SteadyStateSource:
             )
 
     @property
-    def name(self) -> str:
-        """Name of the source in messages."""
-        return self.source.name
-
-    @property
-    def trajectories(self) -> int:
-        """Number of trajectories, each of which gives one solution."""
-        return self.source.trajectories
-
-    @property
     def frames(self) -> int:
         """1, the number of frames in a solution."""
         return 1
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.source.channels
-
-    @property
-    def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels."""
-        return self.source.channel_names
 
     @property
     def input_channels(self) -> tuple[str, ...]:
@@ -81,14 +59,6 @@ class SteadyStateSource:
     def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return the first frames of the trajectories `ids`."""
         return self.source.read(ids, np.zeros((len(ids), 1), np.int64))[:, 0]
-
-    def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return the values of a coefficient for all trajectories, or None if the source lacks it."""
-        return self.source.coefficient(name)
-
-    def coefficient_names(self) -> tuple[str, ...]:
-        """Return the names of the coefficients."""
-        return self.source.coefficient_names()
 
     def _check_steady(
         self,

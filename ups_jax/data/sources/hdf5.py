@@ -1,6 +1,7 @@
 """Base classes and helpers for HDF5 layouts: file handles, coordinates and PDE coefficients.
 
-Each process opens its own handle of a file: a pickled source does not contain one.
+Each process opens its own handle of a file: a pickled source does not contain one. Values are read through the classes
+of `hdf5_values`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,32 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, start_and_step
+from ups_jax.data.sources.base import (
+    AXES,
+    Grid,
+    coordinate_line,
+    match_name,
+    origin_and_spacing,
+    per_trajectory,
+    start_and_step,
+)
+from ups_jax.data.sources.file_types import file_type_and_remedy
+from ups_jax.data.sources.hdf5_values import Group, Values
 
 _COPY_HINT = "which is not opened; copy the values into this file"
-_NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
-# Numeric root attributes that describe how a file was produced.
-_NO_COEFFICIENTS = ("seed", "latestIndex", "dt", "members", "given_frames", "checkpoint_step")
+# A number in a file name: the decimal point may be a `p`. Atomic, so that no part of `nu0.01x` or `nu01` is a number.
+_NUMBER = (
+    r"((?>(?:0|[1-9][0-9]*)(?:[.p][0-9]+|[.](?=[eE][-+]?[0-9]))?(?:[eE][-+]?[0-9]+)?))"
+    # Not part of a longer number or of a word such as `2d`.
+    r"(?![0-9A-Za-z,])"
+)
+_SUFFIXES = (".hdf5", ".h5", ".hdf", ".nc", ".mat", ".npz", ".npy", ".yaml", ".yml", ".zarr", ".pvd")
+# Names of numbers that count or place trajectories, times and points, or describe how a file was produced.
+_NO_COEFFICIENT = re.compile(
+    r"[txyz]|(?i:times?|d[txyz]|n[txyz]|samples?|batch|traj(ectory|ectories)?|runs?|steps?|iterations?|frames?|mask"
+    r"|(.*[_-])?(seeds?|ids?|idx)|((sample|sim|simulation|traj|trajectory|run|file|time)[_-]?)?(index|indices)"
+    r"|latestindex|members|given_frames|checkpoint_step)"
+)
 
 
 class HDF5File:
@@ -39,9 +60,16 @@ class HDF5File:
         self._handle: h5py.File | None = None
         self._process = -1
         self._is_self_contained = False
+        self._notes: dict[str, str] = {}
         self._lock = threading.Lock()
         if not self.path.is_file():
-            raise DataError(f"{path}: does not exist; {hint}")
+            is_folder = self.path.is_dir()
+            raise DataError(f"{path}: {file_type_and_remedy(self.path) if is_folder else f'does not exist; {hint}'}")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages about how the file is read and what is left out."""
+        return tuple(f"{self.name}: {text}" for text in self._notes.values())
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None, "_process": -1, "_lock": None}
@@ -50,8 +78,11 @@ class HDF5File:
         self.__dict__.update(state | {"_lock": threading.Lock()})
 
     @contextmanager
-    def open(self) -> Iterator[h5py.File]:
-        """Open the file for reading. Only one thread at a time has it open; errors of h5py become a `DataError`."""
+    def open(self) -> Iterator[Group]:
+        """Open the file for reading and yield its root.
+
+        Only one thread at a time has it open. Errors of h5py become a `DataError`.
+        """
         with self._lock:
             try:
                 # A handle inherited through a fork shares its file position with the parent process.
@@ -62,7 +93,7 @@ class HDF5File:
                         _check_self_contained(self.path, handle)
                         self._is_self_contained = True
                     self._handle, self._process = handle, os.getpid()
-                yield self._handle
+                yield Group(self._handle, self._notes)
             except Exception as error:
                 # h5py raises OSError, RuntimeError, KeyError or ValueError for damaged files.
                 if not is_hdf5_error(error):
@@ -82,6 +113,8 @@ class HDF5Source(HDF5File):
     def __init__(self, path: str | Path, hint: str) -> None:
         super().__init__(path, hint)
         self._coefficients: dict[str, Any] = {}
+        # Shapes of the numeric datasets that are neither coefficients nor fields.
+        self._other_shapes: dict[str, tuple[int, ...]] = {}
 
     def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return an array without input fields: its last axis has length 0."""
@@ -91,30 +124,93 @@ class HDF5Source(HDF5File):
         """Return the values of a coefficient for all trajectories, or None if the source lacks it.
 
         The value is read from a dataset, else from a root attribute, else from the file name, such as 0.01 for `nu`
-        in `burgers_nu0.01.hdf5`. Letter case is ignored.
+        in `burgers_nu0.01.hdf5`. Names are matched as in `match_name`. Raises `DataError` if several names match, or if
+        the dataset does not have one number, or one for each trajectory.
         """
-        value = self._coefficients.get(name.lower())
-        if value is None:
-            value = number_in_file_name(self.path, name)
-        return None if value is None else np.broadcast_to(np.asarray(value, np.float64), (self.trajectories,))
+        match = match_name(f"{self.name}: coefficients", name, self._coefficients)
+        if match is not None:
+            return np.broadcast_to(np.asarray(self._coefficients[match], np.float64), (self.trajectories,))
+        other = match_name(self.name, name, self._other_shapes)
+        if other is not None:
+            raise DataError(
+                f"{self.name}: coefficient {name} is the dataset `{other}` with the shape {self._other_shapes[other]}; "
+                f"store one number for each trajectory, in the shape ({self.trajectories},)"
+            )
+        value = number_in_file_name(self.path, name)
+        return None if value is None else np.full(self.trajectories, value)
 
     def coefficient_names(self) -> tuple[str, ...]:
         """Return the names of the numbers in the file and in its name that are probably PDE coefficients."""
+        stored = {name.lower() for name in (*self._coefficients, *self._other_shapes)}
         in_name = (
-            name.lower() for name in self.file_name_coefficients if number_in_file_name(self.path, name) is not None
+            name
+            for name in self.file_name_coefficients
+            if name.lower() not in stored and number_in_file_name(self.path, name) is not None
         )
-        return tuple(dict.fromkeys((*self._coefficients, *in_name)))
+        return (*filter(is_coefficient_name, self._coefficients), *in_name)
+
+    def _read_coefficients(self, file: Group, fields: Iterable[str]) -> None:
+        """Read all numbers that may be coefficients, and note constant fields that are left out.
+
+        These are numeric root attributes, root datasets with one number or one for each trajectory, and the datasets in
+        the group `parameters`, in this order; if a name occurs again, its last value counts. `trajectories` and `grid`
+        must be set.
+
+        Args:
+            fields: Names of the root datasets of fields, which are no coefficients.
+
+        Raises:
+            DataError: A dataset in `parameters` does not have one number, or one for each trajectory.
+        """
+        for key, value in file.attrs.items():
+            if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiu":
+                self._coefficients[key] = float(np.asarray(value).item())
+        constant_fields = []
+        space = self.grid.shape
+        for group in (file, file.get("parameters")):
+            for key, item in group.items() if isinstance(group, Group) else ():
+                is_field = group is file and (key in fields or key.endswith("-coordinate"))
+                if is_field or not isinstance(item, Values) or item.dtype.kind not in "fiu" or item.is_null:
+                    continue
+                # Only arrays of the right shape are read: others may be large.
+                if tuple(points for points in item.shape if points != 1) in ((), (self.trajectories,)):
+                    self._coefficients[key] = per_trajectory(item[()], self.trajectories)
+                elif group is not file:
+                    raise DataError(
+                        f"{self.name}: `parameters/{key}` has shape {item.shape}; "
+                        f"give shape ({self.trajectories},), one value for each trajectory"
+                    )
+                else:
+                    self._other_shapes[key] = item.shape
+                    if item.shape == (self.trajectories, *space) or (item.shape == space and len(space) > 1):
+                        constant_fields.append(key)
+        self._note_constant_fields(constant_fields)
+
+    def _note_constant_fields(self, names: Sequence[str]) -> None:
+        """Add a note that the fields `names` do not change in time and are left out, if there are any."""
+        if names:
+            subject = f"the field{'s' if len(names) > 1 else ''} {', '.join(f'`{name}`' for name in names)}"
+            verb = "do" if len(names) > 1 else "does"
+            self._notes["constant fields"] = (
+                f"{subject} {verb} not change in time and {'are' if len(names) > 1 else 'is'} left out: the model does "
+                "not receive constant fields on a grid"
+            )
 
 
-def get_dataset(file_name: str, file: h5py.Group, key: str, hint: str) -> h5py.Dataset:
+def is_coefficient_name(name: str) -> bool:
+    """Return whether a number with this name is probably a PDE coefficient, unlike `t`, `seed` or `sample_id`."""
+    return _NO_COEFFICIENT.fullmatch(name) is None
+
+
+def get_dataset(file_name: str, file: Group, key: str, hint: str) -> Values:
     """Return the dataset `key` of a file. Raises `DataError` if it does not exist or has no values."""
     dataset = file.get(key)
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+    if not isinstance(dataset, Values) or dataset.is_null:
         raise DataError(f"{file_name}: has no dataset `{key}`; {hint}")
     return dataset
 
 
-def check_float(file_name: str, label: str, dataset: h5py.Dataset, hint: str) -> None:
+def check_float(file_name: str, label: str, dataset: Values, hint: str) -> None:
     """Raise `DataError` if a dataset does not contain floating-point numbers."""
     if dataset.dtype.kind != "f":
         raise DataError(f"{file_name}: `{label}` contains {dataset.dtype}, not floating-point numbers; {hint}")
@@ -127,28 +223,34 @@ def number_attribute(attributes: h5py.AttributeManager, key: str) -> float | Non
     return float(value.item()) if is_number else None
 
 
-def text_attribute(attributes: h5py.AttributeManager, key: str, default: str = "") -> str:
-    """Return the attribute `key`, a string or bytes, as a string; return `default` if there is no such attribute."""
-    value = attributes.get(key, default)
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def read_coordinate(file_name: str, file: Group, dataset: str, hint: str) -> Float[np.ndarray, " n"]:
+    """Return the coordinates or times in a dataset as one line of floating-point numbers; see `coordinate_line`.
 
-
-def read_coordinate(
-    file_name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...], reason: str
-) -> Float[np.ndarray, " n"]:
-    """Return the values of a dataset of coordinates.
-
-    Raises `DataError` if the dataset does not exist, does not contain floats, or has a length that is not in `lengths`.
-    A message about a wrong length states the first of the `lengths` and the `reason` for this length.
+    Raises `DataError` if the dataset does not exist or contains no numbers. The message for a missing one ends with
+    `hint`.
     """
-    values = get_dataset(file_name, file, dataset, "add the coordinates")
+    values = get_dataset(file_name, file, dataset, hint)[()]
+    if values.dtype.kind == "M":
+        file.notes[dataset] = f"`{dataset}` contains dates; times are in seconds from the first one, {values.flat[0]}"
+    return coordinate_line(values, f"{file_name}: `{dataset}`")
+
+
+def _read_coordinate_of_length(
+    file_name: str, file: Group, dataset: str, lengths: tuple[int, ...], reason: str
+) -> Float[np.ndarray, " n"]:
+    """Return coordinates as `read_coordinate` does. Raises `DataError` if their number is not in `lengths`.
+
+    Then the message states only the first of the `lengths`, followed by `reason`, which explains it.
+    """
+    values = read_coordinate(file_name, file, dataset, "add the coordinates")
     if values.ndim != 1 or len(values) not in lengths:
-        raise DataError(f"{file_name}: `{dataset}` has shape {values.shape}; give {lengths[0]} entries ({reason})")
-    check_float(file_name, dataset, values, "store it as float64")
-    return np.asarray(values)
+        raise DataError(
+            f"{file_name}: `{dataset}` has shape {file[dataset].shape}; give {lengths[0]} entries ({reason})"
+        )
+    return values
 
 
-def read_grid(file_name: str, file: h5py.File, dataset: str, shape: tuple[int, ...]) -> Grid:
+def read_grid(file_name: str, file: Group, dataset: str, shape: tuple[int, ...]) -> Grid:
     """Return the grid and times of a PDEBench file from its datasets `t-coordinate`, `x-coordinate` and so on.
 
     PDEBench stores one time more than there are frames: the end of the last step.
@@ -170,73 +272,49 @@ def read_grid(file_name: str, file: h5py.File, dataset: str, shape: tuple[int, .
             f"{file_name}: `{dataset}` has shape {shape}, but the file has only {' and '.join(axes)}; reshape "
             f"`{dataset}` to ({expected}), or add the coordinates of its other axes"
         )
-    times = read_coordinate(
-        file_name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more; `{dataset}` has shape {shape}"
-    )
-    origin, spacing = read_origin_and_spacing(file_name, file, axes, shape[2:], f"`{dataset}` has shape {shape}")
-    start, dt = axis_start_and_step(
-        file["t-coordinate"], times[: shape[1]], f"{file_name}: `t-coordinate`", "store frames at evenly spaced times"
-    )
+    reason = f"`{dataset}` has shape {shape}"
+    origin, spacing = read_origin_and_spacing(file_name, file, axes, shape[2:], reason)
+    start, dt = read_start_and_step(file_name, file, "t-coordinate", shape[1], reason)
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
 
 
+def read_start_and_step(file_name: str, file: Group, dataset: str, frames: int, reason: str) -> tuple[float, float]:
+    """Return the first time and the time step from a dataset with `frames` times, or one more.
+
+    Raises `DataError` as `read_origin_and_spacing` does.
+    """
+    times = _read_coordinate_of_length(file_name, file, dataset, (frames, frames + 1), f"or one more; {reason}")
+    label, hint = f"{file_name}: `{dataset}`", "store frames at evenly spaced times"
+    return _exact_line(file[dataset], start_and_step(times[:frames], label, hint))
+
+
 def read_origin_and_spacing(
-    file_name: str, file: h5py.File, datasets: Sequence[str], shape: tuple[int, ...], reason: str
+    file_name: str, file: Group, datasets: Sequence[str], shape: tuple[int, ...], reason: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the origin and the spacing of the grid of this `shape` from one dataset of coordinates for each axis.
 
-    Raises `DataError` if a dataset is missing, is not evenly spaced or does not match `shape`. A message about such a
-    mismatch contains `reason`, a text about where `shape` comes from.
+    The spacing of a descending axis is negative. Raises `DataError` if a dataset is missing, is not evenly spaced or
+    does not match `shape`. A message about such a mismatch contains `reason`, a text about where `shape` comes from.
     """
     lines = []
     for dataset, points in zip(datasets, shape, strict=True):
-        values = read_coordinate(file_name, file, dataset, (points,), reason)
-        lines.append(
-            axis_start_and_step(
-                file[dataset], values, f"{file_name}: `{dataset}`", "interpolate the fields to a uniform grid"
-            )
-        )
+        values = _read_coordinate_of_length(file_name, file, dataset, (points,), reason)
+        label, hint = f"{file_name}: `{dataset}`", "interpolate the fields to a uniform grid"
+        lines.append(_exact_line(file[dataset], origin_and_spacing(values, label, hint)))
     return tuple(first for first, _ in lines), tuple(step for _, step in lines)
 
 
-def axis_start_and_step(
-    dataset: h5py.Dataset, values: Float[np.ndarray, " n"], label: str, hint: str
-) -> tuple[float, float]:
-    """Return the first value and the step of a dataset of evenly spaced coordinates.
+def _exact_line(dataset: Values, measured: tuple[float, float]) -> tuple[float, float]:
+    """Return the attributes `start` and `step` of a dataset of coordinates if they agree with the `measured` numbers.
 
     If the dataset has attributes `start` and `step` that agree with its `values`, these attributes are returned: they
     have more digits than differences of rounded coordinates. Otherwise, `start_and_step` is called.
     """
-    measured = start_and_step(values, label, hint)
     start, step = number_attribute(dataset.attrs, "start"), number_attribute(dataset.attrs, "step")
-    if start is None or step is None or not np.allclose((start, step), measured, rtol=1e-6, atol=1e-6 * measured[1]):
+    tolerance = 1e-6 * abs(measured[1])
+    if start is None or step is None or not np.allclose((start, step), measured, rtol=1e-6, atol=tolerance):
         return measured
     return start, step
-
-
-def iterate_coefficients(
-    file_name: str, file: h5py.File, trajectories: int
-) -> Iterator[tuple[str, float | Float[np.ndarray, " n"]]]:
-    """Yield the lower-case name and the values of each dataset or attribute that is probably a PDE coefficient.
-
-    Such are numeric root attributes, root datasets with one number for each trajectory, and the datasets in the group
-    `parameters`, in this order; if a name occurs again, its last value counts. Raises `DataError` if a dataset in
-    `parameters` does not have one number for each trajectory.
-    """
-    for key, value in file.attrs.items():
-        if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiu" and key not in _NO_COEFFICIENTS:
-            yield key.lower(), float(np.asarray(value).item())
-    for group in (file, file.get("parameters", {})):
-        for key, item in group.items() if isinstance(group, h5py.Group) else ():
-            is_reserved = key == "tensor" or key.endswith("-coordinate")
-            if not is_reserved and isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
-                if item.shape == (trajectories,):
-                    yield key.lower(), np.asarray(item, np.float64)
-                elif group is not file:
-                    raise DataError(
-                        f"{file_name}: `parameters/{key}` has shape {item.shape}; "
-                        f"give shape ({trajectories},), one value for each trajectory"
-                    )
 
 
 def _check_self_contained(path: Path, file: h5py.File) -> None:
@@ -282,9 +360,18 @@ def _is_utf8(name: bytes) -> bool:
 
 
 def number_in_file_name(path: Path, name: str) -> float | None:
-    """Return the number that follows `name` in a file name (0.01 for `nu` in `burgers_nu0.01.hdf5`), or None."""
-    match = re.search(rf"(?<![a-z]){re.escape(name)}[=_]?{_NUMBER}", path.stem, re.IGNORECASE)
-    return float(match.group(1)) if match else None
+    """Return the number that follows `name` in a file name (0.01 for `nu` in `burgers_nu0.01.hdf5`), or None.
+
+    The decimal point may be a `p`. Letter case is ignored unless the file name contains `name` in the same case. The
+    result is None if two different numbers follow the name, or if it is unclear where the number ends.
+    """
+    stem = path.stem if path.suffix.lower() in _SUFFIXES else path.name
+    pattern = rf"(?<![a-zA-Z]){re.escape(name)}[=_]?{_NUMBER}"
+    for flags in (re.NOFLAG, re.IGNORECASE):
+        numbers = {float(re.sub("p", ".", text, flags=flags)) for text in re.findall(pattern, stem, flags)}
+        if numbers:
+            return numbers.pop() if len(numbers) == 1 else None
+    return None
 
 
 def is_hdf5_error(error: BaseException) -> bool:
@@ -307,5 +394,5 @@ def _error_reason(path: Path, error: Exception, hint: str) -> str:
     if "truncated" in text:
         return "is truncated; copy, download or generate it again"
     if path.is_file() and not h5py.is_hdf5(path):
-        return f"is not an HDF5 file; {hint}"
+        return file_type_and_remedy(path) or f"is not an HDF5 file; {hint}"
     return f"is damaged ({text}); copy, download or generate it again"

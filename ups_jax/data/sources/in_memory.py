@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.sources.base import Grid, Source, read_trajectories
+from ups_jax.data.sources.base import Grid, Source, match_name, read_trajectories
 from ups_jax.data.sources.points import PointSet, ScatteredSource
 
 
@@ -22,6 +22,7 @@ class MemorySource:
         channel_names: Names of the channels; empty if they have none.
         input_channels: Names of the `input_fields`.
         input_fields: The input fields of a steady task; None if there are none.
+        notes: Messages for the user about how the fields were read.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MemorySource:
     channel_names: tuple[str, ...] = ()
     input_channels: tuple[str, ...] = ()
     input_fields: Float32[np.ndarray, "n *s i"] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def trajectories(self) -> int:
@@ -58,8 +60,9 @@ class MemorySource:
         return self.input_fields[ids]
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient's values for all trajectories, or None if it is missing; letter case is ignored."""
-        return {key.lower(): value for key, value in self.coefficients.items()}.get(name.lower())
+        """Return a coefficient's values for all trajectories, or None if it is missing; see `match_name`."""
+        match = match_name(self.name, name, self.coefficients)
+        return None if match is None else self.coefficients[match]
 
     def coefficient_names(self) -> tuple[str, ...]:
         """Return the names of all coefficients."""
@@ -97,6 +100,7 @@ def load_into_memory(source: Source, extra_coefficients: Sequence[str] = ()) -> 
         channel_names=source.channel_names,
         input_channels=source.input_channels,
         input_fields=input_fields,
+        notes=source.notes,
     )
     if isinstance(source, ScatteredSource):
         return ScatteredMemorySource(**vars(loaded), all_points=source.points(np.arange(source.trajectories)))

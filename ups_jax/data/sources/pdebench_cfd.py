@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import h5py
 import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import iterate_windows, select_channels
-from ups_jax.data.sources.hdf5 import HDF5Source, check_float, iterate_coefficients, read_grid
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, read_grid
+from ups_jax.data.sources.hdf5_values import Group, Values
 
 # PDEBench's order of the channels; other names follow in alphabetical order.
 _ORDER = ("density", "pressure", "Vx", "Vy", "Vz")
@@ -43,8 +43,8 @@ class CFDSource(HDF5Source):
                     )
                 check_float(self.name, channel, file[channel], _HINT)
             self.grid = read_grid(self.name, file, first, shape)
-            self._coefficients = dict(iterate_coefficients(self.name, file, shape[0]))
-        self.trajectories, self.frames = shape[:2]
+            self.trajectories, self.frames = shape[:2]
+            self._read_coefficients(file, self.channel_names)
         self.channels = len(self.channel_names)
 
     def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
@@ -58,9 +58,9 @@ class CFDSource(HDF5Source):
         return result
 
 
-def field_names(file: h5py.File) -> tuple[str, ...]:
+def field_names(file: Group) -> tuple[str, ...]:
     """Return the names of a file's datasets with at least three axes, in the order of `sort_channels`."""
-    return sort_channels(name for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim >= 3)
+    return sort_channels(name for name, item in file.items() if isinstance(item, Values) and item.ndim >= 3)
 
 
 def sort_channels(names: Iterable[str]) -> tuple[str, ...]:

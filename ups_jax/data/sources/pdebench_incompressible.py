@@ -2,7 +2,7 @@
 
 They have times `t` (N, T) but no coordinates: the grid points are the centres of cells in a square of side 1, or in a
 domain of the size `domain_size`, if the YAML text in the attribute `config` contains this key. The force (N, X, Y, 2)
-does not change in time and is not read.
+does not change in time and is left out.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import yaml
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import Grid, iterate_windows, select_channels, start_and_step
-from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, number_attribute, text_attribute
+from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, number_attribute
+from ups_jax.data.sources.hdf5_values import Group, Values, text_attribute
 
 # Dataset and component of each channel.
 _COMPONENTS = {"Vx": ("velocity", 0), "Vy": ("velocity", 1), "particles": ("particles", 0)}
@@ -48,7 +48,8 @@ class IncompressibleSource(HDF5Source):
                     f"{self.name}: has {self.frames} complete frames; run the simulation again for at least 2"
                 )
             text = text_attribute(file.attrs, "config")
-            self._coefficients = {name.lower(): value for name, value in parse_numbers(text, self.name).items()}
+            self._coefficients = dict(parse_numbers(text, self.name))
+            self._note_constant_fields([name for name in ("force",) if isinstance(file.get(name), Values)])
             self.grid = _read_grid(self.name, file, shape, self.frames, _parse_domain_size(text, self.name))
         self.channels = len(self.channel_names)
 
@@ -92,7 +93,7 @@ def parse_numbers(text: str, label: str) -> dict[str, float]:
     return {keys[-1] if innermost.count(keys[-1]) == 1 else ".".join(keys): value for keys, value in numbers.items()}
 
 
-def _read_shape(file_name: str, file: h5py.File) -> tuple[int, ...]:
+def _read_shape(file_name: str, file: Group) -> tuple[int, ...]:
     """Return the lengths of the axes (N, T, X, Y) that both datasets share. Raises `DataError` if they differ."""
     for dataset, rank in (("velocity", 5), ("particles", 5), ("t", 2)):
         item = get_dataset(file_name, file, dataset, f"it contains {', '.join(list(file)[:6])}; {_HINT}")
@@ -107,7 +108,7 @@ def _read_shape(file_name: str, file: h5py.File) -> tuple[int, ...]:
     return shape
 
 
-def _count_complete_frames(file: h5py.File, stored_frames: int) -> int:
+def _count_complete_frames(file: Group, stored_frames: int) -> int:
     """Return the number of frames up to `latestIndex`, and before the first time that does not increase."""
     latest = number_attribute(file.attrs, "latestIndex")
     is_increasing = np.diff(np.asarray(file["t"], np.float64), axis=1) > 0
@@ -116,7 +117,7 @@ def _count_complete_frames(file: h5py.File, stored_frames: int) -> int:
 
 
 def _read_grid(
-    file_name: str, file: h5py.File, shape: tuple[int, ...], frames: int, domain_size: tuple[float, float]
+    file_name: str, file: Group, shape: tuple[int, ...], frames: int, domain_size: tuple[float, float]
 ) -> Grid:
     times = np.asarray(file["t"][:, :frames])
     start, dt = start_and_step(times[0], f"{file_name}: `t`", "store frames at evenly spaced times")

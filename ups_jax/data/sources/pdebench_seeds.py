@@ -5,25 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channels
+from ups_jax.data.sources.base import AXES, Grid, iterate_windows, match_name, same_coordinates, select_channels
 from ups_jax.data.sources.hdf5 import (
     HDF5Source,
-    axis_start_and_step,
     check_float,
+    is_coefficient_name,
     read_coordinate,
     read_origin_and_spacing,
-    text_attribute,
+    read_start_and_step,
 )
+from ups_jax.data.sources.hdf5_values import Group, Values, text_attribute
 from ups_jax.data.sources.pdebench_incompressible import parse_numbers
 
 _HINT = "give a file with a group for each trajectory, of `data` (T, X, .., C) and `grid`"
-# Numbers in the `config` texts that differ between trajectories but are not coefficients.
-_NO_COEFFICIENTS = ("seed",)
 
 
 class SeedsSource(HDF5Source):
@@ -39,7 +37,7 @@ class SeedsSource(HDF5Source):
     def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _HINT)
         with self.open() as file:
-            self._keys = tuple(sorted(key for key, item in file.items() if isinstance(item, h5py.Group)))
+            self._keys = tuple(sorted(key for key, item in file.items() if isinstance(item, Group)))
             if not self._keys:
                 raise DataError(f"{self.name}: contains no groups; {_HINT}")
             shape, self.grid = _read_shape_and_grid(self.name, file, self._keys[0])
@@ -50,6 +48,7 @@ class SeedsSource(HDF5Source):
                         f"{self.name}: `{key}/data` has shape {group_shape}, but `{self._keys[0]}/data` has {shape}; "
                         f"remove the group `{key}`, or run its simulation again"
                     )
+            _check_same_grid(self.name, file, self._keys, shape)
             available = _read_channel_names(self.name, file, shape[-1])
         self.channel_names = select_channels(self.name, available, channel_names) if available else ()
         self._channel_indices = [available.index(name) for name in self.channel_names] or list(range(shape[-1]))
@@ -69,15 +68,16 @@ class SeedsSource(HDF5Source):
 
         If all texts lack it, it is read like in other HDF5 files; None if this fails.
         """
-        values = self._read_config_numbers().get(name.lower())
-        return super().coefficient(name) if values is None else values
+        numbers = self._read_config_numbers()
+        match = match_name(f"{self.name}: attributes `config`", name, numbers)
+        return super().coefficient(name) if match is None else numbers[match]
 
     def coefficient_names(self) -> tuple[str, ...]:
         """Return the names of the coefficients that differ between `config` texts or that the file name contains."""
         varying = [
             name
             for name, values in self._read_config_numbers().items()
-            if name not in _NO_COEFFICIENTS and not (values == values[0]).all()
+            if is_coefficient_name(name.rsplit(".", 1)[-1]) and not (values == values[0]).all()
         ]
         return tuple(dict.fromkeys((*varying, *super().coefficient_names())))
 
@@ -87,7 +87,7 @@ class SeedsSource(HDF5Source):
         return {name: float(values[0]) for name, values in config_numbers.items() if (values == values[0]).all()}
 
     def _read_config_numbers(self) -> dict[str, Float[np.ndarray, " n"]]:
-        """Return the numbers in the `config` texts by lower-case name: one for each group, NaN if its text lacks it."""
+        """Return the numbers in the `config` texts by name: one for each group, NaN if its text lacks it."""
         # Read at the first use: ten thousand texts take seconds.
         if self._config_numbers is None:
             numbers: dict[str, Float[np.ndarray, " n"]] = {}
@@ -95,12 +95,12 @@ class SeedsSource(HDF5Source):
                 for index, key in enumerate(self._keys):
                     text = text_attribute(file[key].attrs, "config")
                     for name, value in parse_numbers(text, f"{self.name}: group {key}").items():
-                        numbers.setdefault(name.lower(), np.full(self.trajectories, np.nan))[index] = value
+                        numbers.setdefault(name, np.full(self.trajectories, np.nan))[index] = value
             self._config_numbers = numbers
         return self._config_numbers
 
 
-def _read_channel_names(file_name: str, file: h5py.File, channel_count: int) -> tuple[str, ...]:
+def _read_channel_names(file_name: str, file: Group, channel_count: int) -> tuple[str, ...]:
     """Return the channel names in the root attribute `channels`; an empty tuple if there is no such attribute."""
     names = tuple(part.strip() for part in text_attribute(file.attrs, "channels").split(",") if part)
     if names and len(names) != channel_count:
@@ -111,22 +111,22 @@ def _read_channel_names(file_name: str, file: h5py.File, channel_count: int) -> 
     return names
 
 
-def _get_data(file_name: str, file: h5py.File, key: str) -> h5py.Dataset:
+def _get_data(file_name: str, file: Group, key: str) -> Values:
     """Return the dataset `data` of the group `key`. Raises `DataError` if it does not exist or is not of floats."""
     data = file[key].get("data")
-    if not isinstance(data, h5py.Dataset) or data.shape is None:
+    if not isinstance(data, Values) or data.is_null:
         raise DataError(f"{file_name}: group `{key}` has no dataset `data`; remove the group, or write it again")
     check_float(file_name, f"{key}/data", data, _HINT)
     return data
 
 
-def _read_shape_and_grid(file_name: str, file: h5py.File, key: str) -> tuple[tuple[int, ...], Grid]:
+def _read_shape_and_grid(file_name: str, file: Group, key: str) -> tuple[tuple[int, ...], Grid]:
     """Return the shape (T, X, .., C) of the trajectory in the group `key`, and its grid."""
     shape = _get_data(file_name, file, key).shape
     grid = file[key].get("grid")
-    axes = [axis for axis in AXES if isinstance(grid, h5py.Group) and axis in grid]
+    axes = [axis for axis in AXES if isinstance(grid, Group) and axis in grid]
     for axis in ("x", "t"):
-        if not isinstance(grid, h5py.Group) or axis not in grid:
+        if not isinstance(grid, Group) or axis not in grid:
             raise DataError(f"{file_name}: group `{key}` has no dataset `grid/{axis}`; add the coordinates")
     if len(shape) != 2 + len(axes):
         expected = ", ".join(["T", *"XYZ"[: len(axes)], "C"])
@@ -134,12 +134,27 @@ def _read_shape_and_grid(file_name: str, file: h5py.File, key: str) -> tuple[tup
             f"{file_name}: `{key}/data` has shape {shape}, but `{key}/grid` has the space axes {', '.join(axes)}; "
             f"reshape `data` to ({expected})"
         )
-    times = read_coordinate(
-        file_name, file, f"{key}/grid/t", (shape[0], shape[0] + 1), f"or one more; `data` has shape {shape}"
-    )
+    reason = f"`data` has shape {shape}"
     datasets = [f"{key}/grid/{axis}" for axis in axes]
-    origin, spacing = read_origin_and_spacing(file_name, file, datasets, shape[1:-1], f"`data` has shape {shape}")
-    start, dt = axis_start_and_step(
-        file[f"{key}/grid/t"], times[: shape[0]], f"{file_name}: `{key}/grid/t`", "store frames at evenly spaced times"
-    )
+    origin, spacing = read_origin_and_spacing(file_name, file, datasets, shape[1:-1], reason)
+    start, dt = read_start_and_step(file_name, file, f"{key}/grid/t", shape[0], reason)
     return shape, Grid(shape=shape[1:-1], origin=origin, spacing=spacing, start=start, dt=dt)
+
+
+def _check_same_grid(file_name: str, file: Group, keys: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    """Raise `DataError` if a group's grid or times differ from those of the first group.
+
+    Args:
+        shape: Shape (T, X, .., C) of the trajectory in every group.
+    """
+    sizes = dict(zip(("t", *AXES), shape[:-1], strict=False))
+    for axis, size in sizes.items():
+        # PDEBench may store one time more than there are frames.
+        first = read_coordinate(file_name, file, f"{keys[0]}/grid/{axis}", "")[:size]
+        for key in keys[1:]:
+            values = read_coordinate(file_name, file, f"{key}/grid/{axis}", "add the coordinates")[:size]
+            if not np.array_equal(values, first) and not same_coordinates(values, first):
+                raise DataError(
+                    f"{file_name}: `{key}/grid/{axis}` differs from `{keys[0]}/grid/{axis}`; give trajectories with "
+                    "the same grid and times, or store each kind in a file of its own"
+                )

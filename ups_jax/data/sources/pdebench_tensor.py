@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import Grid, iterate_windows
-from ups_jax.data.sources.hdf5 import (
-    HDF5Source,
-    check_float,
-    get_dataset,
-    iterate_coefficients,
-    read_grid,
-    read_origin_and_spacing,
-)
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, get_dataset, read_grid, read_origin_and_spacing
+from ups_jax.data.sources.hdf5_values import Group
 
 _COORDINATES = ("x-coordinate", "y-coordinate")
 _TENSOR_HINT = f"give a file in PDEBench's tensor layout, such as `{command('generate')}` writes"
@@ -38,8 +31,8 @@ class TensorSource(HDF5Source):
         super().__init__(path, _TENSOR_HINT)
         with self.open() as file:
             shape, self.grid = _read_shape_and_grid(self.name, file)
-            self._coefficients = dict(iterate_coefficients(self.name, file, shape[0]))
-        self.trajectories, self.frames = shape[:2]
+            self.trajectories, self.frames = shape[:2]
+            self._read_coefficients(file, ("tensor",))
 
     def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
         """Return the evenly spaced frames `frames[i]` of trajectory `ids[i]` for each window i."""
@@ -66,7 +59,7 @@ class DarcySource(HDF5Source):
         super().__init__(path, _DARCY_HINT)
         with self.open() as file:
             self.trajectories, self.grid = _read_count_and_grid(self.name, file)
-            self._coefficients = dict(iterate_coefficients(self.name, file, self.trajectories))
+            self._read_coefficients(file, ("tensor", "nu"))
 
     def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
         """Return the solutions `ids`; all values of `frames` must be 0, because a solution is a single frame."""
@@ -86,7 +79,7 @@ class DarcySource(HDF5Source):
         return result
 
 
-def _read_shape_and_grid(file_name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
+def _read_shape_and_grid(file_name: str, file: Group) -> tuple[tuple[int, ...], Grid]:
     """Return the shape of the dataset `tensor`, and its grid."""
     hint = f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_TENSOR_HINT}"
     tensor = get_dataset(file_name, file, "tensor", hint)
@@ -95,7 +88,7 @@ def _read_shape_and_grid(file_name: str, file: h5py.File) -> tuple[tuple[int, ..
     return shape, read_grid(file_name, file, "tensor", shape)
 
 
-def _read_count_and_grid(file_name: str, file: h5py.File) -> tuple[int, Grid]:
+def _read_count_and_grid(file_name: str, file: Group) -> tuple[int, Grid]:
     """Return the number of solutions in a Darcy file, and their grid."""
     for dataset in ("tensor", "nu", *_COORDINATES):
         get_dataset(file_name, file, dataset, f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")

@@ -18,20 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channels, start_and_step
-from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, iterate_coefficients, text_attribute
+from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, read_coordinate
+from ups_jax.data.sources.hdf5_values import Group, Values, text_attribute
 
 LAYOUT = "points"
 _HINT = "see the layout in ups_jax/data/sources/points.py"
-_NO_COEFFICIENTS = ("time", "mask")
+# Root datasets that are no coefficients.
+_DATASETS = ("points", "positions", "mask", "time", "box", "cells")
 
 
-def has_points_layout(file: h5py.File) -> bool:
+def has_points_layout(file: Group) -> bool:
     """Return whether the attribute `layout` of a file names the points layout."""
     return text_attribute(file.attrs, "layout") == LAYOUT
 
@@ -103,8 +104,7 @@ class PointsSource(HDF5Source):
             if not self._is_moving and not np.isfinite(np.asarray(file["points"])).all():
                 raise DataError(f"{path}: `points` contains NaN or Inf; set the coordinates of padding to 0")
             self.grid = _read_cloud(self.name, file, shape, position_channels, space_axes, self._mask)
-            coefficients = iterate_coefficients(self.name, file, self.trajectories)
-            self._coefficients = {key: value for key, value in coefficients if key not in _NO_COEFFICIENTS}
+            self._read_coefficients(file, _DATASETS)
         self.channels = len(self.channel_names)
 
     def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t p c"]:
@@ -242,7 +242,7 @@ def bounding_box(label: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarr
     return corners
 
 
-def _count_axes(file_name: str, file: h5py.File, shape: tuple[int, ...], *, is_moving: bool) -> int:
+def _count_axes(file_name: str, file: Group, shape: tuple[int, ...], *, is_moving: bool) -> int:
     """Return the number of space axes of the points. Raises `DataError` if the `shape` of their dataset is invalid."""
     dataset = "positions" if is_moving else "points"
     actual = _get_numeric_dataset(file_name, file, dataset).shape
@@ -255,15 +255,15 @@ def _count_axes(file_name: str, file: h5py.File, shape: tuple[int, ...], *, is_m
     return int(actual[-1])
 
 
-def _list_group(file_name: str, file: h5py.File, group: str) -> tuple[str, ...]:
+def _list_group(file_name: str, file: Group, group: str) -> tuple[str, ...]:
     """Return the names in the group `group`, if it exists. Raises `DataError` if `group` is the name of a dataset."""
     members = file.get(group, {})
-    if isinstance(members, h5py.Dataset):
+    if isinstance(members, Values):
         raise DataError(f"{file_name}: `{group}` is a dataset, not a group of datasets; {_HINT}")
     return tuple(members)
 
 
-def _get_numeric_dataset(file_name: str, file: h5py.File, dataset: str, kinds: str = "fiu") -> h5py.Dataset:
+def _get_numeric_dataset(file_name: str, file: Group, dataset: str, kinds: str = "fiu") -> Values:
     """Return a dataset. Raises `DataError` unless its `dtype.kind` is one of the letters `kinds`."""
     item = get_dataset(file_name, file, dataset, _HINT)
     if item.dtype.kind not in kinds:
@@ -273,12 +273,7 @@ def _get_numeric_dataset(file_name: str, file: h5py.File, dataset: str, kinds: s
 
 
 def _check_dataset(
-    file_name: str,
-    file: h5py.File,
-    dataset: str,
-    shapes: tuple[tuple[int, ...], ...],
-    shape_text: str,
-    kinds: str = "f",
+    file_name: str, file: Group, dataset: str, shapes: tuple[tuple[int, ...], ...], shape_text: str, kinds: str = "f"
 ) -> None:
     """Raise `DataError` unless a dataset has one of the `shapes`, which messages describe as `shape_text`."""
     item = _get_numeric_dataset(file_name, file, dataset, kinds)
@@ -289,16 +284,17 @@ def _check_dataset(
 
 def _read_cloud(
     file_name: str,
-    file: h5py.File,
+    file: Group,
     shape: tuple[int, ...],
     position_channels: tuple[str, ...],
     axis_count: int,
     mask: np.ndarray,
 ) -> PointCloud:
     """Return the point cloud of a file whose fields have the `shape` (trajectories, times, points)."""
-    if _get_numeric_dataset(file_name, file, "time", "f").shape != (shape[1],):
-        raise DataError(f"{file_name}: `time` is not an array of {shape[1]} floats; give one time for each frame")
-    start, dt = start_and_step(np.asarray(file["time"]), f"{file_name}: `time`", "store frames at evenly spaced times")
+    times = read_coordinate(file_name, file, "time", _HINT)
+    if times.shape != (shape[1],):
+        raise DataError(f"{file_name}: `time` has shape {times.shape}; give {shape[1]} times, one for each frame")
+    start, dt = start_and_step(times, f"{file_name}: `time`", "store frames at evenly spaced times")
     if "box" in file:
         corners = np.asarray(_get_numeric_dataset(file_name, file, "box"), np.float64)
         if corners.shape != (2, axis_count) or not (np.isfinite(corners).all() and (corners[1] > corners[0]).all()):

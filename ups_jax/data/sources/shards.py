@@ -26,7 +26,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.files import crc32
 from ups_jax.data import shard_folder
 from ups_jax.data.shard_folder import ShardFolderFormat, ShardManifest
-from ups_jax.data.sources.base import Grid, select_channels
+from ups_jax.data.sources.base import Grid, match_name, select_channels
 from ups_jax.data.sources.hdf5 import number_in_file_name
 
 # For random access: no read-ahead, and no threads for it.
@@ -97,6 +97,7 @@ class Manifest(ShardManifest):
         attributes: Root attributes of the original file that describe the data, such as the name of the task.
         boundary: Kind of boundary of each axis by its name, as far as known.
         statistics: Statistics of the channels, then of the input fields.
+        notes: Messages about how the original file was read and what was left out, without its name.
         version: Version of the file format.
     """
 
@@ -119,6 +120,7 @@ class Manifest(ShardManifest):
     shards: tuple[Shard, ...] = ()
     statistics: tuple[ChannelStatistics, ...] = ()
     version: int = VERSION
+    notes: tuple[str, ...] = ()
 
     @property
     def records_per_trajectory(self) -> int:
@@ -132,8 +134,12 @@ class Manifest(ShardManifest):
         return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields by their keys in the JSON file."""
-        return {"found" if key == "coefficient_names" else key: value for key, value in super().as_json().items()}
+        """Return the fields by their keys in the JSON file; without `notes` if empty, as in files of older versions."""
+        return {
+            "found" if key == "coefficient_names" else key: value
+            for key, value in super().as_json().items()
+            if key != "notes" or value
+        }
 
 
 def _check_manifest(file: Path, manifest: Manifest) -> None:
@@ -231,6 +237,11 @@ class ShardsSource:
         self.__setstate__({})
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages about how the original file was read and what was left out."""
+        return tuple(f"{self.name}: {text}" for text in self.manifest.notes)
+
+    @property
     def original_name(self) -> str:
         """Name of the file that was converted."""
         return self.manifest.origin.name
@@ -271,8 +282,8 @@ class ShardsSource:
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
         """Return a coefficient's values for all trajectories, or None if the original file and its name lack it."""
-        coefficients = {key.lower(): value for key, value in self.manifest.coefficients.items()}
-        value: Any = coefficients.get(name.lower())
+        match = match_name(self.name, name, self.manifest.coefficients)
+        value: Any = None if match is None else self.manifest.coefficients[match]
         if value is None and self.manifest.origin.layout != "described":
             value = number_in_file_name(Path(self.original_name), name)
         return None if value is None else np.broadcast_to(np.array(value, np.float64), (self.trajectories,))

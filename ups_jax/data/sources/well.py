@@ -1,6 +1,6 @@
 """HDF5 files of The Well: scalar, vector and tensor fields in the groups `t0_fields`, `t1_fields` and `t2_fields`.
 
-The package `the_well` is not needed. Grids must be Cartesian, and fields that do not change in time are not read.
+The package `the_well` is not needed. Grids must be Cartesian, and fields that do not change in time are left out.
 """
 
 from __future__ import annotations
@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channels, start_and_step
-from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, number_attribute, text_attribute
+from ups_jax.data.sources.base import (
+    AXES,
+    Grid,
+    iterate_windows,
+    origin_and_spacing,
+    per_trajectory,
+    select_channels,
+    start_and_step,
+)
+from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, number_attribute, read_coordinate
+from ups_jax.data.sources.hdf5_values import Group, Values, text_attribute
 
 _GROUPS = ("t0_fields", "t1_fields", "t2_fields")
 _HINT = "give an HDF5 file of The Well, such as those in its folders `data/train`"
@@ -45,7 +53,8 @@ class WellSource(HDF5Source):
         with self.open() as file:
             axes = _read_axis_names(self.name, file)
             self.trajectories = _read_trajectory_count(self.name, file)
-            channels = _list_channels(self.name, file, axes)
+            channels, constant_fields = _list_channels(self.name, file, axes)
+            self._note_constant_fields(constant_fields)
             self.channel_names = select_channels(self.name, tuple(channels), channel_names)
             self._channels = [channels[name] for name in self.channel_names]
             self.grid, self.frames = _read_grid_and_frame_count(self.name, file, axes, self.trajectories)
@@ -69,7 +78,7 @@ class WellSource(HDF5Source):
         return result
 
 
-def _read_axis_names(file_name: str, file: h5py.File) -> tuple[str, ...]:
+def _read_axis_names(file_name: str, file: Group) -> tuple[str, ...]:
     """Return the names of the space axes in the file, in the order of the fields' axes."""
     kind = text_attribute(file.attrs, "grid_type", "cartesian")
     if kind.lower() != "cartesian":
@@ -85,44 +94,50 @@ def _read_axis_names(file_name: str, file: h5py.File) -> tuple[str, ...]:
     return axes
 
 
-def _read_trajectory_count(file_name: str, file: h5py.File) -> int:
+def _read_trajectory_count(file_name: str, file: Group) -> int:
     count = number_attribute(file.attrs, "n_trajectories")
     if count is None or count < 1:
         raise DataError(f"{file_name}: attribute `n_trajectories` is missing or not a positive number; {_HINT}")
     return int(count)
 
 
-def _list_channels(file_name: str, file: h5py.File, axes: tuple[str, ...]) -> dict[str, _Channel]:
-    """Return the components of all fields that change in time, by name: scalars, then vectors, then tensors."""
+def _list_channels(file_name: str, file: Group, axes: tuple[str, ...]) -> tuple[dict[str, _Channel], list[str]]:
+    """Return the components of all fields that change in time, by name, and the names of all other fields.
+
+    The order is that of the file: scalars, then vectors, then tensors.
+    """
     channels: dict[str, _Channel] = {}
+    constant_fields = []
     for order, group in enumerate(_GROUPS):
         members = _get_group(file, group)
         fields = () if members is None else _string_list_attribute(members, "field_names") or tuple(members)
         for field in fields:
             if not _bool_attribute(get_dataset(file_name, file, f"{group}/{field}", _HINT), "time_varying", True):
+                constant_fields.append(field)
                 continue
             for component in itertools.product(range(len(axes)), repeat=order):
                 suffix = "".join(axes[index] for index in component)
                 channel_name = f"{field}_{suffix}" if suffix else field
                 channels[channel_name] = _Channel(dataset=f"{group}/{field}", component=component)
-    return channels
+    return channels, constant_fields
 
 
 def _read_grid_and_frame_count(
-    file_name: str, file: h5py.File, axes: tuple[str, ...], trajectories: int
+    file_name: str, file: Group, axes: tuple[str, ...], trajectories: int
 ) -> tuple[Grid, int]:
     """Return the grid of a file, and its number of frames."""
     lines = []
     for axis in axes:
         values = _read_coordinate(file_name, file, axis, trajectories)
-        lines.append((len(values), *start_and_step(values, f"{file_name}: `dimensions/{axis}`", "give a uniform grid")))
+        label = f"{file_name}: `dimensions/{axis}`"
+        lines.append((len(values), *origin_and_spacing(values, label, "interpolate the fields to a uniform grid")))
     times = _read_coordinate(file_name, file, "time", trajectories)
     start, dt = start_and_step(times, f"{file_name}: `dimensions/time`", "store frames at evenly spaced times")
     shape, origin, spacing = (tuple(values) for values in zip(*lines, strict=True))
     return Grid(shape=shape, origin=origin, spacing=spacing, start=start, dt=dt), len(times)
 
 
-def _read_coordinate(file_name: str, file: h5py.File, axis: str, trajectories: int) -> Float[np.ndarray, " n"]:
+def _read_coordinate(file_name: str, file: Group, axis: str, trajectories: int) -> Float[np.ndarray, " n"]:
     """Return the coordinates of an axis, which must be the same for all trajectories and at all times."""
     dataset = file[f"dimensions/{axis}"]
     has_trajectory_axis = _bool_attribute(dataset, "sample_varying", False)
@@ -130,19 +145,12 @@ def _read_coordinate(file_name: str, file: h5py.File, axis: str, trajectories: i
         raise DataError(
             f"{file_name}: the grid moves (`dimensions/{axis}` is `time_varying`); give a file with a fixed grid"
         )
-    if dataset.ndim != 1 + has_trajectory_axis or dataset.dtype.kind != "f":
+    if dataset.ndim != 1 + has_trajectory_axis or (has_trajectory_axis and len(dataset) != trajectories):
         raise DataError(f"{file_name}: `dimensions/{axis}` has shape {dataset.shape} and type {dataset.dtype}; {_HINT}")
-    values = np.asarray(dataset)
-    if has_trajectory_axis:
-        if len(values) != trajectories or not np.allclose(values, values[:1], rtol=1e-5):
-            raise DataError(
-                f"{file_name}: `dimensions/{axis}` differs between trajectories; store each grid in a file of its own"
-            )
-        values = values[0]
-    return values
+    return read_coordinate(file_name, file, f"dimensions/{axis}", _HINT)
 
 
-def _check_field(file_name: str, dataset: h5py.Dataset, source: WellSource, tensor_order: int) -> None:
+def _check_field(file_name: str, dataset: Values, source: WellSource, tensor_order: int) -> None:
     """Raise `DataError` unless a field consists of floats and has the shape that its attributes imply."""
     label, rank = f"`{dataset.name.strip('/')}`", len(source.grid.shape)
     is_varying = np.atleast_1d(dataset.attrs.get("dim_varying", np.ones(rank, bool)))
@@ -159,26 +167,27 @@ def _check_field(file_name: str, dataset: h5py.Dataset, source: WellSource, tens
         )
 
 
-def _read_coefficients(file_name: str, file: h5py.File, trajectories: int) -> dict[str, Any]:
-    """Return the coefficients by lower-case name; a scalar replaces a root attribute of the same name."""
+def _read_coefficients(file_name: str, file: Group, trajectories: int) -> dict[str, Any]:
+    """Return the coefficients by name; a scalar replaces a root attribute of the same name."""
     parameters = {
         key: number_attribute(file.attrs, key) for key in _string_list_attribute(file, "simulation_parameters")
     }
-    coefficients: dict[str, Any] = {key.lower(): value for key, value in parameters.items() if value is not None}
+    coefficients: dict[str, Any] = {key: value for key, value in parameters.items() if value is not None}
     for key in _get_group(file, "scalars") or ():
         dataset = get_dataset(file_name, file, f"scalars/{key}", _HINT)
         if _bool_attribute(dataset, "time_varying", False) or dataset.dtype.kind not in "fiu":
             continue
         expected = (trajectories,) if _bool_attribute(dataset, "sample_varying", False) else ()
-        if dataset.shape != expected:
+        longer_axes = tuple(points for points in dataset.shape if points != 1)
+        if longer_axes not in ((), expected):
             raise DataError(
                 f"{file_name}: `scalars/{key}` has shape {dataset.shape}, but its attributes imply {expected}; {_HINT}"
             )
-        coefficients[key.lower()] = np.asarray(dataset, np.float64)
+        coefficients[key] = per_trajectory(dataset[()], trajectories)
     return coefficients
 
 
-def _read_boundary(file: h5py.File, axes: tuple[str, ...]) -> dict[str, str]:
+def _read_boundary(file: Group, axes: tuple[str, ...]) -> dict[str, str]:
     """Return the kind of boundary of each axis x, y, z: `open` unless the file states another kind."""
     kinds = dict.fromkeys(AXES[: len(axes)], "open")
     sides = _get_group(file, "boundary_conditions")
@@ -189,18 +198,18 @@ def _read_boundary(file: h5py.File, axes: tuple[str, ...]) -> dict[str, str]:
     return kinds
 
 
-def _get_group(file: h5py.File, name: str) -> h5py.Group | None:
+def _get_group(file: Group, name: str) -> Group | None:
     group = file.get(name)
-    return group if isinstance(group, h5py.Group) else None
+    return group if isinstance(group, Group) else None
 
 
-def _string_list_attribute(item: h5py.HLObject | None, key: str) -> tuple[str, ...]:
+def _string_list_attribute(item: Group | Values | None, key: str) -> tuple[str, ...]:
     """Return the strings in the attribute `key`, or an empty tuple if the item or the attribute does not exist."""
     values = () if item is None else np.atleast_1d(item.attrs.get(key, ())).ravel()
     return tuple(value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values)
 
 
-def _bool_attribute(dataset: h5py.Dataset, key: str, default: bool) -> bool:
+def _bool_attribute(dataset: Values, key: str, default: bool) -> bool:
     """Return the boolean attribute `key` of a dataset, or `default` if it does not exist."""
     value = number_attribute(dataset.attrs, key)
     return default if value is None else bool(value)
