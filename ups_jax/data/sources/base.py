@@ -134,6 +134,23 @@ def start_and_step(values: Float[np.ndarray, " n"], label: str, hint: str) -> tu
     return float(f"{exact[0]:.7g}"), float(f"{step:.7g}")
 
 
+def same_coordinates(values: Float[np.ndarray, "*a m"], expected: Float[np.ndarray, " n"]) -> bool:
+    """Return whether coordinates or times equal the `expected` ones, in any unit.
+
+    Differences of up to 1e-3 of the mean step, or 1e-5 of the distance between the first and the last value, count as
+    rounding, and so do a few units in the last digit of numbers far from 0.
+    """
+    if values.shape[-1] != len(expected):
+        return False
+    if not (len(expected) and np.isfinite(expected).all()):
+        return np.array_equal(values, np.broadcast_to(expected, values.shape), equal_nan=True)
+    exact = expected.astype(np.float64)
+    extent = np.abs(exact[-1] - exact[0])
+    precision = max(np.finfo(item.dtype).eps if item.dtype.kind == "f" else 0.0 for item in (values, expected))
+    tolerance = 1e-3 * extent / max(1, len(exact) - 1) + 1e-5 * extent + 4 * precision * np.abs(exact).max()
+    return bool((np.abs(values.astype(np.float64) - exact) <= tolerance).all())
+
+
 class WindowSlice(NamedTuple):
     """The row of a window in a batch, the index of its trajectory, and its evenly spaced frames."""
 

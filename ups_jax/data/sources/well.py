@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channels, start_and_step
+from ups_jax.data.sources.base import AXES, Grid, iterate_windows, same_coordinates, select_channels, start_and_step
 from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, number_attribute, text_attribute
 
 _GROUPS = ("t0_fields", "t1_fields", "t2_fields")
@@ -134,7 +134,7 @@ def _read_coordinate(file_name: str, file: h5py.File, axis: str, trajectories: i
         raise DataError(f"{file_name}: `dimensions/{axis}` has shape {dataset.shape} and type {dataset.dtype}; {_HINT}")
     values = np.asarray(dataset)
     if has_trajectory_axis:
-        if len(values) != trajectories or not np.allclose(values, values[:1], rtol=1e-5):
+        if len(values) != trajectories or not same_coordinates(values, values[0]):
             raise DataError(
                 f"{file_name}: `dimensions/{axis}` differs between trajectories; store each grid in a file of its own"
             )
