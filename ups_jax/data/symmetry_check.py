@@ -40,12 +40,10 @@ _FEWEST_SOLUTIONS, _MOST_SOLUTIONS, _SOLUTION_POINTS = 20, 512, 512
 # Changes of a mean below this fraction of the standard deviation do not count.
 _NEGLIGIBLE = 0.02
 # The data break a symmetry if the change of their statistics exceeds _LARGEST_RATIO times the largest one among
-# _SIGNS random signs. On the built-in Darcy flow no change exceeds it; see `tests/data/test_steady_symmetries.py`.
-_LARGEST_RATIO, _SIGNS = 2.0, 100
-# Ridge of the law from input fields to solutions, relative to the mean square of the input fields, and the limit of
-# its error after training on mapped pairs.
-_STEADY_RIDGE = 1e-3
-_STEADY_WORSE_RATIO, _STEADY_WORSE_SUM = 1.1, 0.01
+# _SIGNS random signs. In 36 tests on the built-in Darcy flow (12 seeds) the largest ratio is 0.95.
+_LARGEST_RATIO, _SIGNS = 1.5, 100
+# Ridge of the linear law from input fields to solutions, relative to the mean square of the input fields.
+_STEADY_RIDGE = 1e-2
 
 
 def check_symmetries(
@@ -272,17 +270,16 @@ def _check_steady_symmetries(
                 "the symmetry, or store the fields at points that it maps onto each other"
             )
         plain, symmetrised = _errors_of_linear_laws(original, image)
-        if plain > _INFORMATIVE:
-            yield (
-                f"{task_cfg.name}: the symmetry `{key}` was not tested on the data, because it changes the statistics "
-                f"of the input fields, and a linear law explains only {1 - plain:.0%} of the solutions"
-            )
-        elif symmetrised > _STEADY_WORSE_RATIO * plain + _STEADY_WORSE_SUM:
+        if symmetrised > _WORSE_RATIO * plain + _WORSE_SUM:
             raise DataError(
                 f"{source.name}: the solutions break the symmetry `{key}` (the relative error of a linear law is "
                 f"{plain:.2g} without and {symmetrised:.2g} with mapped solutions in its training set); remove the "
                 "symmetry, or store the fields at points that it maps onto each other"
             )
+        yield (
+            f"{task_cfg.name}: the symmetry `{key}` also changes the statistics of the input fields, so that only a "
+            "linear law could test it; remove it unless it maps the points of the grid onto each other"
+        )
 
 
 @dataclass(frozen=True, eq=False)
