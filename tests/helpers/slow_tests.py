@@ -20,6 +20,9 @@ SLOW_TESTS: dict[str, dict[str, str]] = {
             "test_a_rollout_elsewhere_is_the_runs_own_for_any_batch_and_number_of_steps"
         )
     },
+    "cli/test_other_units.py": {
+        "test_commands_train_the_same_model_in_any_unit[small]": "test_commands_train_the_same_model_in_any_unit[large]"
+    },
     "cli/test_steady_commands.py": {"test_kill_9_and_again_ends_in_the_same_bits": "trainer/test_resume.py"},
     "cli/test_volume_commands.py": {"": "cli/test_inspect_command.py"},
     "distributed/test_processes.py": {"": "distributed/test_mesh.py"},
