@@ -310,10 +310,10 @@ def _values_at(
 
     Without a periodic axis the latter is as good a statistic as any other, if it is the same one for all fields.
     """
-    columns = [fields[(slice(None), *points)]]
+    columns = [fields[:, *points]]
     for axis, size in enumerate(fields.shape[1:-1]):
         following = [(index + 1) % size if axis == other else index for other, index in enumerate(points)]
-        columns.append(fields[(slice(None), *following)])
+        columns.append(fields[:, *following])
     return np.stack(columns, axis=1).astype(np.float64)
 
 
