@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -158,12 +159,22 @@ def test_finer_data_of_other_trajectories_than_the_runs_own_is_noticed(tmp_path:
     cfg = store(tmp_path, "tiny", 20)
     run = Shift(task_on(64), replace(cfg, data=replace(cfg.data, root="elsewhere")))
 
-    def note(count: int, seed: int) -> str | None:
+    def rescale(preset: str, unit: float) -> None:
+        with h5py.File(tmp_path / f"burgers1d_{preset}.hdf5", "a") as file:
+            file["tensor"][:] = file["tensor"][:] * np.float32(unit)
+
+    def note(count: int, seed: int, unit: float = 1.0) -> str | None:
         fine = store(tmp_path, "tiny_double", count, seed)
+        rescale("tiny_double", unit)
         return split_mismatch_note(run, fine, open_dataset(fine, task_on(64)), "test")
 
     assert note(20, seed=0) is None
     for count, seed in ((30, 0), (20, 1)):
         assert "the run may have been trained on some" in note(count, seed)
+    # Units in which the squares of the field leave the range of float32.
+    for unit in (1e-30, 1e30):
+        store(tmp_path, "tiny", 20)
+        rescale("tiny", unit)
+        assert note(20, 0, unit) is None and "may have been trained" in note(20, 1, unit)
     (tmp_path / "burgers1d_tiny.hdf5").unlink()
     assert "cannot be compared" in note(20, seed=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int
 
 from ups_jax.config import TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
@@ -53,7 +53,7 @@ def read_conditions(
             data define; None for a new model.
 
     Raises:
-        DataError: A value is infinite, or not positive on a log10 scale.
+        DataError: A value is infinite, outside the range of float32, or not positive on a log10 scale.
     """
     return read_all_conditions([task_cfg], [source], [train_ids], [trained_task])[0]
 
@@ -71,7 +71,7 @@ def read_all_conditions(
 
     Raises:
         ConfigError: Two tasks declare a coefficient on different scales.
-        DataError: A value is infinite, or not positive on a log10 scale.
+        DataError: A value is infinite, outside the range of float32, or not positive on a log10 scale.
     """
     scales = coefficient_scales(task_cfgs)
     columns = [
@@ -127,7 +127,7 @@ def _read_columns(task_cfg: TaskConfig, source: Source, scales: Mapping[str, str
         coefficient = source.coefficient(name)
         available = np.zeros(source.trajectories, bool) if coefficient is None else ~np.isnan(coefficient)
         if coefficient is not None:
-            _check_values(source.name, name, scale, coefficient[available])
+            _check_values(source.name, name, scale, coefficient)
             values[available, column] = coefficient[available]
             mask[available, column] = 1.0
         # A coefficient that only other tasks declare may be missing here.
@@ -163,12 +163,27 @@ def _coefficients_with_statistics(
     return tuple(coefficients)
 
 
-def _check_values(source_name: str, name: str, scale: str, values: Float64[np.ndarray, " n"]) -> None:
-    """Raise `DataError` if a value of the coefficient `name` is infinite, or not positive on a log10 scale."""
-    if not np.isfinite(values).all():
-        raise DataError(f"{source_name}: coefficient {name} has an infinite value; correct the file")
-    if scale == "log10" and (values <= 0).any():
-        raise DataError(
-            f"{source_name}: coefficient {name} has the scale log10, but the value {values.min():.3g} in trajectory "
-            f"{int(values.argmin())}, which is not positive; set its scale to linear"
-        )
+def _check_values(source_name: str, name: str, scale: str, values: Float[np.ndarray, " n"]) -> None:
+    """Raise `DataError` if a value of a coefficient is not a number in the range of float32, or of its scale.
+
+    Args:
+        name: Name of the coefficient.
+        scale: Its scale; `log10` requires positive values.
+        values: Values of all trajectories, NaN where there is none.
+    """
+    limits = np.finfo(np.float32)
+    magnitude = np.abs(values)
+    # Models compute in float32.
+    out_of_range = (magnitude > limits.max) | ((magnitude > 0) & (magnitude < limits.tiny))
+    range_text = f"which is outside the range of float32 ({limits.tiny:.2g} to {limits.max:.2g})"
+    for is_bad, before, after in (
+        (np.isinf(values), "", "which is infinite; correct the file"),
+        (out_of_range, "", f"{range_text}; give the coefficient in another unit"),
+        ((values <= 0) & (scale == "log10"), "the scale log10, but ", "which is not positive; set its scale to linear"),
+    ):
+        if is_bad.any():
+            trajectory = int(is_bad.argmax())
+            raise DataError(
+                f"{source_name}: coefficient {name} has {before}the value {values[trajectory]:.3g} in trajectory "
+                f"{trajectory}, {after}"
+            )

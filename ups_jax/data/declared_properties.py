@@ -17,6 +17,7 @@ from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Symmetry
 from ups_jax.data.sources.base import Grid
 
+# Limit of the drift of a conserved mean, in standard deviations of the channel.
 DRIFT_LIMIT = 1e-3
 # A wrap-around jump up to this multiple of the largest jump between neighbours inside counts as periodic; a shock
 # raises both alike.
@@ -24,6 +25,8 @@ EDGE_LIMIT = 3.0
 # Tighter limits for hints: an undeclared property is reported only when the data leave little doubt.
 _DRIFT_HINT = 2e-4
 _EDGE_HINT = 1.25
+# A channel whose standard deviation is below this fraction of its mean gives no hint.
+_FLAT = 1e-3
 
 
 def name_indices(names: Sequence[str], allowed: Sequence[str], key: str) -> tuple[int, ...]:
@@ -81,20 +84,27 @@ class MeanDrift:
     """An accumulator of the largest drift of each channel: the change of its spatial mean since the first frame."""
 
     def __init__(self, channels: int) -> None:
-        self._drift = np.zeros(channels)
+        self._drift, self._largest_mean, self._rounding = np.zeros((3, channels))
         self._trajectory = np.zeros(channels, np.int64)
+        self._has_data = False
 
     def update(self, ids: Int[np.ndarray, " n"], fields: Float[np.ndarray, "n t *s c"]) -> None:
         """Update the largest drifts with the fields of the trajectories `ids`."""
+        self._has_data = True
         means = fields.mean(axis=tuple(range(2, fields.ndim - 1)), dtype=np.float64)
         drift = np.abs(means - means[:, :1]).max(axis=1)
         worst = drift.argmax(axis=0)
         largest = drift.max(axis=0)
         self._trajectory = np.where(largest > self._drift, ids[worst], self._trajectory)
         self._drift = np.maximum(largest, self._drift)
+        self._largest_mean = np.maximum(np.abs(means).max(axis=(0, 1)), self._largest_mean)
+        # The standard deviation of this difference is 0.4 eps |mean| / sqrt(points) if all values of a large mean are
+        # rounded to float32 independently; five of them are allowed.
+        points = math.prod(fields.shape[2:-1])
+        self._rounding = 2 * np.finfo(np.float32).eps * self._largest_mean / math.sqrt(points)
 
     def check(
-        self, task_cfg: TaskConfig, source_name: str, conserved: Sequence[int], rms: Float64[np.ndarray, " c"]
+        self, task_cfg: TaskConfig, source_name: str, conserved: Sequence[int], std: Float64[np.ndarray, " c"]
     ) -> Iterator[str]:
         """Check the channels that are declared conserved, and yield a hint for each other channel that seems conserved.
 
@@ -102,25 +112,32 @@ class MeanDrift:
             task_cfg: The task, for messages.
             source_name: Name of the data in messages.
             conserved: Indices of the channels that are declared conserved.
-            rms: Root mean square of each channel, the scale of a drift.
+            std: Standard deviation of each channel, the scale of a drift; unlike the rms it does not contain the mean,
+                so that 300 K is no different from 27 degrees Celsius.
 
         Raises:
-            DataError: A channel declared conserved drifts by more than `DRIFT_LIMIT` of its rms.
+            DataError: A channel declared conserved drifts by more than `DRIFT_LIMIT` of its standard deviation and by
+                more than the rounding of its values to float32 explains.
         """
-        relative = self._drift / rms
+        if not self._has_data:
+            return
         for channel in conserved:
-            if relative[channel] > DRIFT_LIMIT:
+            if self._drift[channel] > DRIFT_LIMIT * std[channel] + self._rounding[channel]:
+                relative = self._drift[channel] / std[channel]
                 raise DataError(
                     f"{source_name}: channel {task_cfg.channels[channel]} is declared conserved, but its spatial mean "
-                    f"drifts by {relative[channel]:.2g} of its rms in trajectory {self._trajectory[channel]} "
+                    f"drifts by {relative:.2g} of its standard deviation in trajectory {self._trajectory[channel]} "
                     f"(limit {DRIFT_LIMIT:g}); remove the channel from `data.tasks.{task_cfg.name}.conserved`"
                 )
-        for channel, value in enumerate(relative):
-            if value <= _DRIFT_HINT and channel not in conserved:
+        for channel, drift in enumerate(self._drift):
+            # A channel without variation says nothing about its equation.
+            varies = std[channel] > _FLAT * self._largest_mean[channel]
+            if varies and drift <= _DRIFT_HINT * std[channel] and channel not in conserved:
                 names = [task_cfg.channels[index] for index in sorted((*conserved, channel))]
                 yield (
-                    f"the spatial mean of {task_cfg.channels[channel]} is constant (drift {value:.1g} of its rms): if "
-                    f"the equation conserves it, set data.tasks.{task_cfg.name}.conserved=[{', '.join(names)}]"
+                    f"the spatial mean of {task_cfg.channels[channel]} is constant to {_DRIFT_HINT:g} of its standard "
+                    f"deviation: if the equation conserves it, set data.tasks.{task_cfg.name}.conserved="
+                    f"[{', '.join(names)}]"
                 )
 
 

@@ -138,8 +138,8 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
         },
     )
     hints: list[str] = []
-    if layout.kind == "transient" and field_summary.rms().all() and not scattered:
-        hints += drift.check(task_cfg, str(path), (), field_summary.rms())
+    if layout.kind == "transient" and not scattered:
+        hints += drift.check(task_cfg, str(path), (), field_summary.std())
         if not task_cfg.periodic:
             hints += edges.check(TaskConfig(name=task_cfg.name), str(path), source.grid.axes, ())
     if layout.kind == "transient":
@@ -247,16 +247,15 @@ class _Summary:
         self._nonfinite += (~finite.all(axis=tuple(range(2, fields.ndim - 1)))).sum(axis=(0, 1))
         self._constant += (fields.min(axis=inner) == fields.max(axis=inner)).sum(axis=0)
 
-    def rms(self) -> Float64[np.ndarray, " c"]:
-        """Return the root mean square of the finite values of each channel."""
-        return np.sqrt(self._squares / np.maximum(self._count, 1))
+    def std(self) -> Float64[np.ndarray, " c"]:
+        """Return the standard deviation of the finite values of each channel, 0 if there are none."""
+        count = np.maximum(self._count, 1)
+        return np.sqrt(np.maximum(self._squares / count - (self._sum / count) ** 2, 0))
 
     def summaries(self, channel_names: tuple[str, ...]) -> tuple[ChannelSummary, ...]:
         """Return the summary of each channel."""
-        mean = self._sum / np.maximum(self._count, 1)
-        std = np.sqrt(np.maximum(self.rms() ** 2 - mean**2, 0))
         has_values = self._count > 0
-        low, high, std = (np.where(has_values, values, np.nan) for values in (self._low, self._high, std))
+        low, high, std = (np.where(has_values, values, np.nan) for values in (self._low, self._high, self.std()))
         columns = zip(channel_names, low, high, std, self._nonfinite, self._constant, strict=True)
         return tuple(
             ChannelSummary(

@@ -27,7 +27,7 @@ from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.in_memory import load_into_memory
 from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
 from ups_jax.data.splits import Splits, random_split
-from ups_jax.data.statistics import Moments
+from ups_jax.data.statistics import Moments, nonzero_std
 
 # Keys that need a grid, with the reason why a point cloud cannot have them.
 _GRID_ONLY_KEYS = {"symmetries": "they map a grid onto itself", "conserved": "the mean over points is not an integral"}
@@ -223,7 +223,9 @@ def check_points_inside(
         periodic: Indices of the periodic axes.
     """
     low, sides = np.asarray(domain.origin), np.asarray(domain.box)
-    outside = (points.coords < low - 1e-4 * sides) | (points.coords > low + 1.0001 * sides)
+    # Coordinates far from 0 are rounded to float32.
+    margin = 1e-4 * sides + np.finfo(np.float32).eps * (np.abs(low) + sides)
+    outside = (points.coords < low - margin) | (points.coords > low + sides + margin)
     outside[..., list(periodic)] = False
     bad = outside.any(axis=-1) & (points.mask > 0)
     if bad.any():
@@ -391,7 +393,7 @@ def _checked_transient_dataset(opened: _OpenedSource) -> Dataset:
     if trained_task is None:
         statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
         task = opened.new_task(statistics, conserved=conserved, symmetries=symmetries)
-        notes += drift.check(task_cfg, source.name, conserved, moments.rms)
+        notes += drift.check(task_cfg, source.name, conserved, moments.std)
         notes += edges.check(task_cfg, source.name, axes, periodic)
         coefficients = opened.conditions.scaled()
         notes += symmetry_check.check_symmetries(
@@ -437,8 +439,9 @@ def _checked_steady_dataset(opened: _OpenedSource) -> Dataset:
             symmetries=symmetries,
         )
         notes += edges.check(task_cfg, source.name, source.grid.axes, periodic)
-        if symmetries:
-            notes.append(f"{task_cfg.name}: the symmetries of a steady task are not tested on the data")
+        notes += symmetry_check.check_symmetries(
+            task_cfg, source, symmetries, task.periodic, opened.splits.train, opened.conditions.scaled()
+        )
     else:
         task, differences = _grid_task_and_notes(opened.trained_task, source, 1)
         notes += differences
@@ -528,12 +531,12 @@ def _point_task_and_notes(trained_task: Task, source: Source, stride: int) -> tu
 
 
 def _inputs_with_statistics(names: tuple[str, ...], moments: Moments) -> tuple[Input, ...]:
-    """Return the input fields with their mean and standard deviation; a constant field has standard deviation 1."""
+    """Return the input fields with their mean and standard deviation (of a constant field, see `nonzero_std`)."""
     if not names:
         return ()
-    mean, std = moments.mean, moments.std
-    scales = np.where(std > 1e-6 * np.maximum(moments.rms, 1e-30), std, 1.0)
-    return tuple(Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True))
+    scales = nonzero_std(moments.mean, moments.std)
+    columns = zip(names, moments.mean.tolist(), scales.tolist(), strict=True)
+    return tuple(Input(name=name, mean=mean, std=std) for name, mean, std in columns)
 
 
 def _check_unwrapped_positions(

@@ -120,10 +120,25 @@ class Moments:
 def coefficient_mean_and_std(values: Float32[np.ndarray, " n"], scale: str) -> tuple[float, float]:
     """Return the mean and standard deviation of a coefficient on its scale, `linear` or `log10`.
 
-    The standard deviation is 1 if all values are equal. Without values, the result is (0, 1).
+    Without values, the result is (0, 1). If all values are equal, the standard deviation is replaced by the absolute
+    value of the mean (`nonzero_std`), and on the scale `log10`, on which a change of unit is a shift, by 1.
     """
     if not len(values):
         return 0.0, 1.0
-    scaled = np.log10(values.astype(np.float64)) if scale == "log10" else values.astype(np.float64)
-    mean, std = float(scaled.mean()), float(scaled.std())
-    return mean, std if std > _CONSTANT * max(1.0, abs(mean)) else 1.0
+    if scale == "log10":
+        logarithms = np.log10(values.astype(np.float64))
+        mean, std = float(logarithms.mean()), float(logarithms.std())
+        return mean, std if std > _CONSTANT else 1.0
+    exact = values.astype(np.float64)
+    mean, std = exact.mean(keepdims=True), exact.std(keepdims=True)
+    return mean.item(), nonzero_std(mean, std).item()
+
+
+def nonzero_std(mean: Float64[np.ndarray, "*c"], std: Float64[np.ndarray, "*c"]) -> Float64[np.ndarray, "*c"]:
+    """Return the standard deviation `std` of values, or a scale to use instead if the values are constant.
+
+    This scale is the absolute value of `mean`, or 1 if the values are 0. In another unit, the result is therefore the
+    same multiple of the values.
+    """
+    level = np.abs(mean)
+    return np.where(std > _CONSTANT * level, std, np.where(level > 0, level, 1.0))

@@ -70,8 +70,10 @@ def _task_problems(cfg: Config) -> list[str]:
     for item in task_cfg.symmetries:
         with_one = replace(task_cfg, symmetries=(item,))
         run_check(lambda with_one=with_one: declared_properties.resolve_symmetries(with_one, source.grid, ()))  # type: ignore[misc]
-    if not problems and task_cfg.kind == "transient" and not isinstance(source, ScatteredSource):
-        _check_values(cfg, task_cfg, source, splits, run_check)
+    if not problems and not isinstance(source, ScatteredSource):
+        if task_cfg.kind == "transient":
+            _check_values(cfg, task_cfg, source, splits, run_check)
+        run_check(lambda: _check_symmetries(task_cfg, source, splits, run_check))
     if not problems:
         run_check(lambda: open.open_dataset(cfg))
     return problems
@@ -101,13 +103,20 @@ def _check_values(
     periodic = declared_properties.name_indices(task_cfg.periodic, axes, "periodic")
     conserved = declared_properties.name_indices(task_cfg.conserved, task_cfg.channels, "conserved")
     run_check(lambda: moments.statistics(cfg.data.normalize, task_cfg.channels))
-    run_check(lambda: list(drift.check(task_cfg, source.name, conserved, moments.rms)))
+    run_check(lambda: list(drift.check(task_cfg, source.name, conserved, moments.std)))
     for axis in range(len(axes)):
         declared = tuple(index for index in periodic if index == axis)
         run_check(lambda declared=declared: list(edges.check(task_cfg, source.name, axes, declared)))  # type: ignore[misc]
-    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
+
+
+def _check_symmetries(
+    task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
+) -> None:
+    """Pass the check of each declared symmetry to `run_check`, which records its error."""
+    periodic = declared_properties.name_indices(task_cfg.periodic, source.grid.axes, "periodic")
+    is_periodic = tuple(axis in periodic for axis in range(len(source.grid.axes)))
     coefficients = read_conditions(task_cfg, source, splits.train, None).scaled()
-    is_periodic = tuple(axis in periodic for axis in range(len(axes)))
+    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
     for index, symmetry in enumerate(symmetries):
         check = partial(
             check_symmetries, task_cfg, source, (symmetry,), is_periodic, splits.train, coefficients, first_index=index

@@ -157,7 +157,8 @@ def split_mismatch_note(run: TrainedModel, cfg: Config, dataset: Dataset, split:
     if not np.array_equal(ids, splits.ids(split)):
         return note
     first_frame = np.zeros((len(ids), 1), int)
-    trained_frames = source.read(ids, first_frame)
+    # In float64, because squares of physical values can exceed the range of float32.
+    trained_frames = source.read(ids, first_frame).astype(np.float64)
     fine_frames = dataset.source.read(ids, first_frame)
     restricted_frames = np.asarray(interpolate_fields(jnp.asarray(fine_frames), dataset.task, run.task))
     # Interpolation to cell centres has a small error; two different trajectories have a relative error of about 1.

@@ -5,6 +5,7 @@ The modulation follows AdaLN-zero (Peebles & Xie 2023).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -87,11 +88,18 @@ def modulate_and_gate(
 
 
 def standardize(values: Float[Array, " b"], coefficient: Coefficient) -> Float[Array, " b"]:
-    """Return coefficient values (or their log10), shifted and scaled to mean 0 and std 1 on the training split."""
+    """Return coefficient values (or their log10), shifted and scaled to mean 0 and std 1 on the training split.
+
+    The result does not depend on the unit of the coefficient: values are scaled before the logarithm or the difference,
+    so that neither the rounding of a large logarithm nor a difference below the range of float32 enters it.
+    """
     if coefficient.scale == "log10":
+        ratio = values * 10.0**-coefficient.mean
         # A missing coefficient may be 0. It is multiplied by 0 afterwards, so it only has to be finite here.
-        values = jnp.log10(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
-    return (values - coefficient.mean) / coefficient.std
+        return jnp.log10(jnp.maximum(ratio, jnp.finfo(jnp.float32).tiny)) / coefficient.std
+    # A power of two, near the square root of 1 / std: nothing is rounded or leaves the range of float32.
+    unit = 2.0 ** (-math.frexp(coefficient.std)[1] // 2)
+    return (values * unit - coefficient.mean * unit) / (coefficient.std * unit)
 
 
 @jax.tree_util.register_dataclass

@@ -75,7 +75,7 @@ class TaskConfig:
     """Periodic axes (`x`, `y`, `z`); checked against data on a grid."""
 
     symmetries: tuple[SymmetryConfig, ...] = ()
-    """Symmetries of the dynamics, used for augmentation; checked against transient data on a grid."""
+    """Symmetries of the dynamics, used for augmentation; checked against data on a grid."""
 
     conserved: tuple[str, ...] = ()
     """Channels whose integral over space is constant in time; checked against transient data on a grid. The model

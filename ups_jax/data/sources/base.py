@@ -271,7 +271,7 @@ def origin_and_spacing(values: Float[np.ndarray, " n"], label: str, hint: str) -
     return float(f"{exact[0]:.7g}"), float(f"{step:.7g}")
 
 
-def same_coordinates(values: Float[np.ndarray, "*a n"], expected: Float[np.ndarray, " n"]) -> bool:
+def same_coordinates(values: Float[np.ndarray, "*a m"], expected: Float[np.ndarray, " n"]) -> bool:
     """Return whether coordinates or times equal the `expected` ones, in any unit.
 
     Differences of up to 1e-3 of the mean step, or 1e-5 of the distance between the first and the last value, count as

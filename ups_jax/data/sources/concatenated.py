@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,15 @@ class ConcatenatedSource:
                     raise DataError(
                         f"{source.name}: has {quantity} {actual}, but {first.name} has {expected}; "
                         "give files with the same grid and times"
+                    )
+            # An origin may be 0, so that its rounding is measured in steps.
+            for axis, expected, actual, step in zip(
+                first.grid.axes, first.grid.origin, source.grid.origin, first.grid.spacing, strict=True
+            ):
+                if not math.isclose(expected, actual, rel_tol=1e-6, abs_tol=1e-3 * step):
+                    raise DataError(
+                        f"{source.name}: the axis {axis} begins at {actual:g}, but that of {first.name} at "
+                        f"{expected:g}; give files with the same grid and times"
                     )
 
     @property

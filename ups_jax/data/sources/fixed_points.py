@@ -67,11 +67,14 @@ class SteadyStateSource(WrappedSource):
         last_two_frames: Float32[np.ndarray, "b 2 *s c"],
     ) -> None:
         """Raise `DataError` if the last two frames of a trajectory differ by more than the tolerance."""
-        space, last_frames = tuple(range(1, first_frames.ndim - 1)), last_two_frames[:, 1]
-        change = np.sqrt(np.square(last_frames - last_two_frames[:, 0]).mean(space))
-        first_std = np.sqrt(np.square(first_frames - first_frames.mean(space, keepdims=True)).mean(space))
+        # In float64, because squares of physical values can exceed the range of float32.
+        first, before_last, last = (
+            frames.astype(np.float64) for frames in (first_frames, last_two_frames[:, 0], last_two_frames[:, 1])
+        )
+        space = tuple(range(1, first.ndim - 1))
+        change = np.sqrt(np.square(last - before_last).mean(space))
         # The standard deviation of a constant first frame is 0, hence the change from first to last frame.
-        scale = np.maximum(first_std, np.sqrt(np.square(last_frames - first_frames).mean(space)))
+        scale = np.maximum(first.std(space), np.sqrt(np.square(last - first).mean(space)))
         # A scale of 0 means that the last frame equals the first, constant one: steady only without a change.
         ratio = np.divide(change, scale, out=np.where(change > 0, np.inf, 0.0), where=scale > 0).max(-1)
         if (ratio > self.tolerance).any():

@@ -18,7 +18,7 @@ import yaml
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Grid, iterate_windows, select_channels, start_and_step
+from ups_jax.data.sources.base import Grid, iterate_windows, same_coordinates, select_channels, start_and_step
 from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, number_attribute
 from ups_jax.data.sources.hdf5_values import Group, Values, text_attribute
 
@@ -121,7 +121,7 @@ def _read_grid(
 ) -> Grid:
     times = np.asarray(file["t"][:, :frames])
     start, dt = start_and_step(times[0], f"{file_name}: `t`", "store frames at evenly spaced times")
-    if not np.allclose(times, times[0], rtol=1e-5, atol=1e-3 * dt):
+    if not same_coordinates(times, times[0]):
         raise DataError(
             f"{file_name}: `t` differs between trajectories; store trajectories with the same times in a file"
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, select_channels, start_and_step
+from ups_jax.data.sources.base import AXES, same_coordinates, select_channels, start_and_step
 from ups_jax.data.sources.in_memory import ScatteredMemorySource
 from ups_jax.data.sources.points import PointCloud, PointSet, bounding_box
 
@@ -155,10 +155,7 @@ def _check_consistent(trajectory: PointTrajectory, first: PointTrajectory) -> No
         ("space axes", trajectory.positions.shape[-1], first.positions.shape[-1]),
         ("times", trajectory.times.tolist(), first.times.tolist()),
     ):
-        if quantity == "times":
-            is_equal = len(actual) == len(expected) and np.allclose(actual, expected)
-        else:
-            is_equal = actual == expected
+        is_equal = same_coordinates(trajectory.times, first.times) if quantity == "times" else actual == expected
         if not is_equal:
             raise DataError(
                 f"{trajectory.name}: has {quantity} {actual}, but {first.name} has {expected}; give trajectories with "
