@@ -135,7 +135,9 @@ def pdebench_fourier_rmse(error: np.ndarray, length: float) -> dict[str, float]:
     return {"low": shells[:4].mean(), "mid": shells[4:12].mean(), "high": shells[12:].mean()}
 
 
-@pytest.mark.parametrize(("band", "wavenumbers"), [("low", range(1, 4)), ("mid", range(4, 12)), ("high", range(12, 32))])
+@pytest.mark.parametrize(
+    ("band", "wavenumbers"), [("low", range(1, 4)), ("mid", range(4, 12)), ("high", range(12, 32))]
+)
 def test_fourier_rmse_differs_from_pdebench_by_the_stated_sum(band, wavenumbers):
     """With equal amplitudes, the root of a sum over +k and -k is sqrt(2 m) times the mean over the m wavenumbers."""
     length, count = 3.0, len(wavenumbers)

@@ -264,9 +264,9 @@ def fourier_rmse(pred: Fields, target: Fields) -> dict[str, PerFrame]:
 def spectrum_error(pred: Fields, target: Fields, scale: Scale = None) -> dict[str, PerFrame]:
     """Return the relative error of the energy spectrum in three bands, as `spectrum_error_{low,mid,high}`.
 
-    The error of a band is sum_{k in band} |E_pred(k) - E_target(k)| / sum_{k in band} E_target(k), with E of one channel
-    as in `energy_spectrum` and the bands of `fourier_rmse`, averaged over channels. Phases do not matter: a decorrelated
-    rollout scores 0 if it has the right energy at every scale, and 1 if it has no energy.
+    The error of a band is sum_{k in band} |E_pred(k) - E_target(k)| / sum_{k in band} E_target(k), averaged over
+    channels, with E of one channel as in `energy_spectrum` and the bands of `fourier_rmse`. Phases do not matter: a
+    decorrelated rollout scores 0 if it has the right energy at every scale, and 1 if it has no energy.
 
     The denominator is at least `BAND_FLOOR` times the target's energy at all wavenumbers above 0, so that a band that
     holds only round-off does not give a huge number. For a target that is nearly constant, it is also at least
@@ -356,7 +356,8 @@ def _size_and_unit(
     axes = (1, *_space_axes(target))
     # The deviations of a zero target are those of the prediction.
     target_max, pred_max = (
-        jnp.max(_space_max(field, point_mask), axes, keepdims=True) for field in (jnp.asarray(target), jnp.asarray(pred))
+        jnp.max(_space_max(field, point_mask), axes, keepdims=True)
+        for field in (jnp.asarray(target), jnp.asarray(pred))
     )
     largest = jnp.where(target_max > 0, target_max, pred_max)
     unit = _power_of_two(largest)

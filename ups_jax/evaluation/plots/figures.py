@@ -133,7 +133,12 @@ def spectrum_figure(evaluation: TransientEvaluation) -> Figure:
     # 1e-14 is the square of float32 round-off; energies far above those of the truth are of a diverged rollout.
     energies = np.clip(energies[np.isfinite(energies)], 1e-14 * top, 1e4 * top)
     axis.set_ylim(0.3 * energies.min(initial=top), 3 * energies.max(initial=top))
-    axis.set(xscale="log", yscale="log", xlabel="wavenumber (waves per domain length)", ylabel="energy E(k) / training variance")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="wavenumber (waves per domain length)",
+        ylabel="energy E(k) / training variance",
+    )
     axis.plot([], [], color=GREY, label="truth")
     axis.plot([], [], "o", color=GREY, markersize=3.5, markerfacecolor="white", label="prediction")
     axis.legend(frameon=False, fontsize=9)
