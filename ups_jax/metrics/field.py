@@ -470,7 +470,7 @@ def _check_shapes(pred: Fields, target: Fields) -> None:
         raise ValueError(f"the prediction has shape {pred.shape}, the target has {target.shape}; pass equal shapes")
 
 
-def _error(pred: Fields, target: Fields) -> Fields:
+def _error(pred: Fields, target: Fields) -> Float[Array, "b t *s c"]:
     """Return pred - target after checking that the shapes are equal."""
     _check_shapes(pred, target)
     return jnp.asarray(pred) - jnp.asarray(target)
