@@ -7,6 +7,7 @@ import pytest
 from travelling_waves import DT, SPACING, waves
 
 from ups_jax.core.errors import DataError
+from ups_jax.core.task import Task
 from ups_jax.data import from_arrays, scan
 
 TWO_CHANNELS = np.stack([waves()[0] + 3, 50 * waves(seed=5)[0]], axis=-1)
@@ -33,10 +34,20 @@ def test_statistics_are_those_of_the_training_trajectories(configure, monkeypatc
     statistics = dataset.task.statistics
     np.testing.assert_allclose(statistics.mean, expected[0], rtol=1e-12)
     np.testing.assert_allclose(statistics.std, expected[1], rtol=1e-12)
+    np.testing.assert_allclose(statistics.scale, train.std(everything), rtol=1e-12)
     np.testing.assert_allclose(statistics.delta_std, np.sqrt((delta**2).mean(everything)), rtol=1e-12)
     norms = np.linalg.norm(delta, axis=2) / np.linalg.norm(train[:, :-stride], axis=2)
     np.testing.assert_allclose(dataset.relative_change, norms.mean(axis=(0, 2)), rtol=1e-12)
     assert dataset.task.dt == pytest.approx(DT * stride)
+
+
+def test_statistics_without_a_scale_use_their_standard_deviation(configure):
+    """Records of older versions have no scale."""
+    task = dataset_of(configure, TWO_CHANNELS, data={"normalize": "none"}).task
+    values = task.to_dict()
+    assert Task.from_dict(values) == task and task.statistics.scale != task.statistics.std
+    del values["statistics"]["scale"]
+    assert Task.from_dict(values).statistics.scale == task.statistics.std
 
 
 @pytest.mark.parametrize(

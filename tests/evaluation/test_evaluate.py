@@ -195,22 +195,61 @@ def test_the_json_has_the_contracts_shape_and_null_for_non_finite(tmp_path):
     write_json(path, evaluation_result([evaluation, other], {"steps": 7, "seed": 0}))
     values = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert (
-        set(values) == {"metrics", "baselines", "variants", "intervals", "per_trajectory", "meta"}
+        set(values) == {"metrics", "baselines", "variants", "intervals", "per_trajectory", "units", "meta"}
         and values["variants"] == {}
     )
     assert set(values["metrics"]) == {"decay", "other"} == set(values["baselines"]["codec"])
     keys = {
         "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse", "fourier_rmse_low",
-        "fourier_rmse_mid", "fourier_rmse_high", "nonfinite",
+        "fourier_rmse_mid", "fourier_rmse_high", "nonfinite", "nrmse_by_channel",
     }  # fmt: skip
     for tables in (values["metrics"], values["baselines"]["persistence"], values["baselines"]["codec"]):
         assert set(tables["decay"]["one_step"]) == keys
         assert set(tables["decay"]["rollout"]) == keys | {"nrmse_by_time", "correlation_time", *ROLLOUT_METRICS}
+    assert set(tables["decay"]["rollout"]) <= set(values["units"])
+    assert values["metrics"]["decay"]["rollout"]["nrmse_by_channel"] == {"u": None}
     assert values["metrics"]["decay"]["rollout"]["nrmse"] is None
     assert values["intervals"]["decay"]["rollout"]["nrmse"] == [None, None]
     assert values["meta"]["steps"] == 7 and values["meta"]["trajectories"] == 10
     assert values["meta"]["horizon"] == FRAMES - 1 and values["meta"]["seconds_per_rollout_step"] > 0
     assert [item.name for item in path.parent.iterdir()] == ["test.json"]
+
+
+def evaluation_in_unit(unit):
+    """The evaluation of `Scaler`, with fields and times in a unit that is smaller by this factor."""
+    trajectories = decaying_waves()
+    trajectories.fields = (trajectories.fields.astype(np.float64) * unit).astype(np.float32)
+    trajectories.time = trajectories.time * unit
+    statistics = Statistics(mean=(0.0,), std=(1.0,), delta_std=(1.0,), scale=(unit,))
+    task = dataclasses.replace(TASK, dt=TASK.dt * unit, statistics=statistics)
+    config = EvaluationConfig(batch_size=2, bootstrap=50)
+    return evaluate_predictor(Scaler(factor=0.9, codec=0.99), trajectories, task, config, context=1, seed=0)
+
+
+@pytest.mark.parametrize("power", [-30, 20, 30])
+def test_an_evaluation_in_another_unit_has_the_same_relative_numbers(power):
+    """The floors follow the deviation of the fields, not the number that they are divided by."""
+    unit = 10.0**power
+    factors = {"1": 1.0, "field": unit, "time": unit}
+
+    def numbers(evaluation, scaled):
+        result = evaluation_result([evaluation], {})
+        tables = {"": result["metrics"], **result["baselines"]}
+        return {
+            (name, section, metric): np.asarray(value) / (factors[result["units"][metric]] if scaled else 1.0)
+            for name, tasks in tables.items()
+            for section, values in tasks["decay"].items()
+            for metric, value in values.items()
+            if metric != "nrmse_by_channel"
+        }
+
+    plain, scaled = evaluation_in_unit(1.0), evaluation_in_unit(unit)
+    values = numbers(scaled, True)
+    for name, expected in numbers(plain, False).items():
+        # Some errors are zero up to the round-off of a field of size 5.
+        np.testing.assert_allclose(values[name], expected, rtol=1e-5, atol=2e-6, err_msg=str(name))
+    np.testing.assert_allclose(scaled.spectra.prediction, plain.spectra.prediction, rtol=1e-5, atol=1e-9)
+    assert evaluation_result([scaled], {})["meta"]["tasks"]["decay"]["scales"]["rmse"] == pytest.approx(unit)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

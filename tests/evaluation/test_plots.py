@@ -8,15 +8,18 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from ups_jax.core.errors import StorageError
+from ups_jax.evaluation.plots import fields
 from ups_jax.evaluation.plots import figures as plots
 from ups_jax.evaluation.plots.films import write_film
 
@@ -70,6 +73,43 @@ def test_snapshots_are_the_right_way_round(evaluation_2d):
     left, right, bottom, top = axis.images[0].get_extent()
     assert (left, right) == pytest.approx((-0.5 / 16, 1 - 0.5 / 16))
     assert (bottom, top) == pytest.approx((-0.5 / 12, 1 - 0.5 / 12))
+
+
+def pictures_in_unit(unit, length, exact):
+    """Pixels of truth, prediction and error of a field in 2-D and in 1-D, without axes."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for shape in ((5, 12, 10), (5, 12)):
+        grid = SimpleNamespace(
+            shape=shape[1:], origin=(0.0, 0.0), spacing=(length, length), axes=("x", "y")[: len(shape) - 1]
+        )
+        truth = rng.normal(size=shape)
+        prediction = truth if exact else truth + 0.1 * rng.normal(size=shape)
+        figure = Figure(figsize=(4, 1.5))
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(1, 3)
+        for axis, panel in zip(axes, fields.comparison_panels(truth * unit, prediction * unit), strict=True):
+            if len(shape) == 3:
+                fields.draw_snapshot(axis, grid, panel.values[-1], panel.colours, panel.norm)
+            else:
+                times = length * np.arange(5.0)
+                fields.draw_space_time(axis, grid, times, panel.values, panel.colours, panel.norm)
+            axis.set_axis_off()
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba()))
+    return pictures
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_pictures_do_not_depend_on_the_unit(exact):
+    expected = pictures_in_unit(1.0, 1.0, exact)
+    assert all(picture.std() > 1 for picture in expected)
+    # Units of about 1e-30 and 1e30: powers of two, so that the edges of cells are rounded to the same pixels.
+    for unit in (2.0**-100, 2.0**100):
+        for length in (1.0, unit):
+            pictures = pictures_in_unit(unit, length, exact)
+            for picture, other in zip(pictures, expected, strict=True):
+                np.testing.assert_array_equal(picture, other)
 
 
 def test_titles_name_the_trajectory_its_coefficients_and_its_error(evaluation_1d):

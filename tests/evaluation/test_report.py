@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from ups_jax.core.errors import StorageError
+from ups_jax.evaluation.console import print_table
 from ups_jax.evaluation.plots.html_report import render_report, write_report
 from ups_jax.evaluation.result import evaluation_result, to_json_values
 
@@ -91,6 +95,23 @@ def test_non_finite_results_are_said_in_words(broken_evaluation):
     page = Page(render_report(to_json_values(evaluation_result([broken_evaluation], {})), {}, RUN))
     assert "not finite" in page.text
     assert any(row[0] == "this run" and "not finite" in row for row in page.rows)
+
+
+def test_several_channels_have_a_table_and_a_line_on_the_terminal(evaluation_1d, evaluation_2d, values):
+    page = Page(
+        render_report(to_json_values(evaluation_result([evaluation_2d], {})) | {"meta": values["meta"]}, {}, RUN)
+    )
+    by_channel = evaluation_2d.metrics["rollout"]["nrmse_by_channel"]
+    assert ["", "u", "v/w"] in page.rows and list(by_channel) == ["u", "v/w"]
+    assert ["this run", *(f"{value:.3g}" for value in by_channel.values())] in page.rows
+    assert by_channel["u"] != by_channel["v/w"]
+    assert np.mean(list(by_channel.values())) == pytest.approx(evaluation_2d.metrics["rollout"]["nrmse"], rel=1e-5)
+    lines = []
+    for evaluation in (evaluation_1d, evaluation_2d):
+        print_table(Console(file=(output := io.StringIO()), width=120), evaluation)
+        lines.append([line for line in output.getvalue().splitlines() if line.startswith("nRMSE by channel")])
+    expected = ", ".join(f"{name} {value:.3g}" for name, value in by_channel.items())
+    assert lines == [[], [f"nRMSE by channel (rollout): {expected}"]]
 
 
 def test_writing_is_complete_or_a_storage_error(tmp_path, values):

@@ -114,7 +114,7 @@ def test_the_json_has_one_section_with_the_contracts_keys(tmp_path: Path) -> Non
     values = json.loads((tmp_path / "test.json").read_text())
     keys = {
         "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse", "fourier_rmse_low",
-        "fourier_rmse_mid", "fourier_rmse_high", "nonfinite", "mae",
+        "fourier_rmse_mid", "fourier_rmse_high", "nonfinite", "mae", "nrmse_by_channel",
     }  # fmt: skip
     assert set(values["metrics"]["plates"]) == {"steady"} == set(values["baselines"]["mean_field"]["plates"])
     assert set(values["metrics"]["plates"]["steady"]) == keys

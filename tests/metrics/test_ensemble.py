@@ -185,7 +185,7 @@ def numpy_spectrum_errors(pred: np.ndarray, truth: np.ndarray) -> dict[str, floa
         shell = np.rint(np.hypot(waves[0][:, None], waves[1][None])).astype(int)
         energies.append(np.array([power[shell == k].sum() for k in range(shell.max() + 1)]))
     ours, theirs = energies
-    bands = {"low": slice(0, 5), "mid": slice(5, 13), "high": slice(13, None)}
+    bands = {"low": slice(0, 4), "mid": slice(4, 12), "high": slice(12, None)}
     return {
         f"spectrum_error_{name}": np.abs(ours[band] - theirs[band]).sum() / theirs[band].sum()
         for name, band in bands.items()

@@ -38,20 +38,31 @@ def test_scaled_sine_has_the_closed_form_errors():
     target, pred = wave(3), wave(3, amplitude=1.1)
     assert metrics.nrmse(pred, target)[0, 0] == pytest.approx(0.1, rel=1e-5)
     assert metrics.rmse(pred, target)[0, 0] == pytest.approx(0.1 / np.sqrt(2), rel=1e-5)
-    assert metrics.vrmse(pred, target)[0, 0] == pytest.approx(0.1, rel=1e-5)
+    assert metrics.vrmse(pred, target, 1.0)[0, 0] == pytest.approx(0.1 * np.sqrt(63 / 64), rel=1e-5)
     assert metrics.correlation(pred, target)[0, 0] == pytest.approx(1.0, rel=1e-5)
 
 
 def test_vrmse_ignores_the_targets_mean_and_nrmse_does_not():
     target, pred = wave(3), wave(3, amplitude=1.1)
-    assert metrics.vrmse(pred + 5, target + 5)[0, 0] == pytest.approx(0.1, rel=1e-4)
+    assert metrics.vrmse(pred + 5, target + 5)[0, 0] == pytest.approx(0.1 * np.sqrt(63 / 64), rel=1e-4)
     assert metrics.nrmse(pred + 5, target + 5)[0, 0] == pytest.approx(0.1 / np.sqrt(2) / np.sqrt(25.5), rel=1e-4)
 
 
-def test_the_spatial_mean_scores_a_vrmse_of_one():
+def test_the_spatial_mean_scores_a_vrmse_of_almost_one():
     _, target = random_pair((2, 3, 40, 2))
     pred = np.broadcast_to(target.mean(2, keepdims=True), target.shape)
-    np.testing.assert_allclose(metrics.vrmse(pred, target), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(metrics.vrmse(pred, target), np.sqrt(39 / 40), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_vrmse_is_that_of_the_well(size):
+    """sqrt(mse / (var + 1e-7)) per channel, with the variance over n - 1 points, for a training deviation of 1."""
+    pred, target = (size * field for field in random_pair((2, 3, 8, 9, 2)))
+    mse, variance = np.square(pred - target).mean((2, 3)), target.var((2, 3), ddof=1)
+    expected = np.sqrt(mse / (variance + 1e-7)).mean(-1)
+    np.testing.assert_allclose(metrics.vrmse(pred, target, 1.0), expected, rtol=1e-5)
+    # In another unit, the training deviation has it too, and the epsilon follows.
+    np.testing.assert_allclose(metrics.vrmse(100 * pred, 100 * target, 100.0), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
@@ -97,7 +108,8 @@ def test_waves_of_two_speeds_decorrelate_when_their_phases_are_far_enough_apart(
 def test_a_zero_target_gives_a_large_finite_number_and_zero_for_an_exact_prediction(kind):
     metric, zero = getattr(metrics, kind), np.zeros((1, 1, 8, 1), np.float32)
     assert metric(zero, zero)[0, 0] == 0.0
-    assert metric(zero + 1, zero, 0.5)[0, 0] == pytest.approx(2.0)
+    floor = {"nrmse": metrics.RELATIVE_FLOOR, "vrmse": np.sqrt(metrics.VARIANCE_EPSILON)}[kind]
+    assert metric(zero + 1, zero, 0.5)[0, 0] == pytest.approx(2.0 / floor)
     assert np.isfinite(metric(zero + 1, zero)[0, 0])
 
 
@@ -107,13 +119,63 @@ def test_all_metrics_takes_its_floor_from_the_task():
     assert values["nrmse"][0, 0] == pytest.approx(1 / (100 * metrics.RELATIVE_FLOOR), rel=1e-5)
 
 
-@pytest.mark.parametrize(("k", "band"), [(0, "low"), (4, "low"), (5, "mid"), (12, "mid"), (13, "high"), (31, "high")])
+@pytest.mark.parametrize(("k", "band"), [(0, "low"), (3, "low"), (4, "mid"), (11, "mid"), (12, "high"), (31, "high")])
 def test_an_error_of_one_wavenumber_is_in_its_band_alone(k, band):
     error = wave(k) if k else np.full((1, 1, 64, 1), 0.5, np.float32)
     values = metrics.fourier_rmse(wave(2) + error, wave(2))
     size = float(metrics.rmse(error, 0 * error)[0, 0])
     for name in ("low", "mid", "high"):
         assert values[f"fourier_rmse_{name}"][0, 0] == pytest.approx(size if name == band else 0.0, abs=2e-6)
+
+
+def pdebench_fourier_rmse(error: np.ndarray, length: float) -> dict[str, float]:
+    """PDEBench's fRMSE of one sample on one axis: the mean over a band of |F_k| / N times the length of the domain."""
+    size = len(error)
+    shells = np.abs(np.fft.fft(error))[: size // 2] / size * length
+    return {"low": shells[:4].mean(), "mid": shells[4:12].mean(), "high": shells[12:].mean()}
+
+
+@pytest.mark.parametrize(
+    ("band", "wavenumbers"), [("low", range(1, 4)), ("mid", range(4, 12)), ("high", range(12, 32))]
+)
+def test_fourier_rmse_differs_from_pdebench_by_the_stated_sum(band, wavenumbers):
+    """With equal amplitudes, the root of a sum over +k and -k is sqrt(2 m) times the mean over the m wavenumbers."""
+    length, count = 3.0, len(wavenumbers)
+    error = sum(wave(k) for k in wavenumbers)
+    ours = metrics.fourier_rmse(wave(2) + error, wave(2))
+    theirs = pdebench_fourier_rmse(error[0, 0, :, 0], length)
+    # PDEBench's low band has wavenumber 0 as well, which is 0 here.
+    theirs["low"] *= 4 / 3
+    assert ours[f"fourier_rmse_{band}"][0, 0] == pytest.approx(np.sqrt(2 * count) * theirs[band] / length, rel=1e-4)
+    others = {"low", "mid", "high"} - {band}
+    for name in others:
+        assert ours[f"fourier_rmse_{name}"][0, 0] < 1e-5 and theirs[name] < 1e-5
+
+
+def test_a_band_of_round_off_is_measured_against_the_total_energy():
+    target = wave(2) + 1e-7 * wave(20)
+    errors = metrics.spectrum_error(target + 1e-3 * wave(20), target, 1.0)
+    # Energy 1e-6 / 4 of the error over the floor of 1e-6 / 4.
+    assert errors["spectrum_error_high"][0, 0] == pytest.approx(1.0, rel=1e-3)
+    # The mean of the field is no energy of its waves.
+    with_offset = metrics.spectrum_error(target + 300 + 1e-1 * wave(20), target + 300, 1.0)
+    assert with_offset["spectrum_error_high"][0, 0] == pytest.approx(1e4, rel=0.2)
+
+
+def test_channels_of_the_spectrum_error_have_equal_weight():
+    pred, target = random_pair((1, 2, 32, 2))
+    both = metrics.spectrum_error(pred, target, (1.0, 1.0))
+    single = [metrics.spectrum_error(pred[..., [c]], target[..., [c]], 1.0) for c in range(2)]
+    for name, values in both.items():
+        np.testing.assert_allclose(values, np.mean([item[name] for item in single], 0), rtol=1e-5)
+
+
+def test_nrmse_by_channel_averages_to_nrmse():
+    pred, target = random_pair((2, 3, 16, 2))
+    by_channel = metrics.channel_nrmse(pred, target)
+    expected = np.sqrt(np.square(pred - target).mean(2)) / np.sqrt(np.square(target).mean(2))
+    np.testing.assert_allclose(by_channel, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.nrmse(pred, target), expected.mean(-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(64,), (31, 30), (8, 10, 9)])

@@ -8,11 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from evaluations import evaluation
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ups_jax.config import GatesConfig
+from ups_jax.metrics import METRIC_VERSION
 from ups_jax.pipeline.gates import Decision, Interval, decide, improvement
+from ups_jax.pipeline.scores import metric_scales, metric_values, protocol_digest
 
 NONE = GatesConfig(ratios={}, beat_trivial=False)
 NAN = math.nan
@@ -119,6 +122,39 @@ def test_ratio(change: dict[str, Any], candidate: Any, baseline: Any, expected: 
     decision = decide(sides[0], sides[1], rules, 0.02)
     assert status(decision, "ratio") == expected
     assert decision.passed == (expected not in ("fail", "missing"))
+
+
+@pytest.mark.parametrize("power", [-30, -9, 9, 30])
+@pytest.mark.parametrize(("gap", "expected"), [(9e-7, "pass"), (2e-6, "fail"), (1e-3, "fail")])
+def test_the_floor_of_a_ratio_is_in_units_of_the_fields(power: int, gap: float, expected: str) -> None:
+    rules, unit = replace(NONE, ratios={"gap": 1.0}), 10.0**power
+    candidate, baseline = {"nrmse": 0.5, "gap": gap * unit}, {"nrmse": 1.0, "gap": 1e-9 * unit}
+    assert status(decide(candidate, baseline, rules, 0.02, scales={"gap": unit}), "ratio") == expected
+    # A floor of the metric alone is in the metric's unit.
+    absolute = replace(rules, floors={"gap": 1e-5 * unit})
+    decision = decide(candidate, baseline, absolute, 0.02, scales={"gap": unit})
+    assert status(decision, "ratio") == ("pass" if gap < 1e-5 else "fail")
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize(("candidate", "expected"), [(0.97, "pass"), (0.98, "pass"), (0.981, "fail"), (1.0, "fail")])
+def test_an_absolute_improvement_is_required_in_any_unit(unit: float, candidate: float, expected: str) -> None:
+    rules = replace(NONE, delta="absolute", metric="rmse")
+    decision = decide({"rmse": candidate * unit}, {"rmse": unit}, rules, 0.02 * unit)
+    assert status(decision, "delta") == expected
+
+
+def test_scales_have_the_names_of_the_metrics_and_older_results_have_none() -> None:
+    result = evaluation(0.1)
+    assert metric_scales(result) == {}
+    older = protocol_digest(result)
+    scales = {"rmse": 2.0, "conservation_rmse": 3.0, "boundary_rmse": 2.0}
+    result["meta"] |= {"tasks": {"waves": {"scales": scales}}, "metric_version": METRIC_VERSION}
+    values = metric_scales(result)
+    assert values["conservation_gap"] == values["one_step/conservation_rmse"] == 3.0 and values["bc_violation"] == 2.0
+    assert values.keys() < metric_values(result).keys() and "nrmse" not in values
+    # Formulas of two versions are not compared.
+    assert protocol_digest(result) != older
 
 
 LIMITS: list[tuple[dict[str, Any], Any, str]] = [

@@ -64,13 +64,20 @@ class Statistics:
 
     Attributes:
         mean: Mean of the field.
-        std: Standard deviation of the field.
+        std: Number by which fields are divided, with `data.normalize: zscore` their standard deviation.
         delta_std: Standard deviation of the field's change over one model step.
+        scale: Standard deviation of the field, independent of `data.normalize`, which sets the floors of relative
+            metrics; empty in records of older versions, which then use `std`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     delta_std: tuple[float, ...]
+    scale: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.scale:
+            object.__setattr__(self, "scale", self.std)
 
 
 @dataclass(frozen=True, kw_only=True)

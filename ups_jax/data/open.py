@@ -433,7 +433,10 @@ def _checked_steady_dataset(opened: _OpenedSource) -> Dataset:
         solution = slice(len(inputs), None)
         task = opened.new_task(
             Statistics(
-                mean=statistics.mean[solution], std=statistics.std[solution], delta_std=statistics.delta_std[solution]
+                mean=statistics.mean[solution],
+                std=statistics.std[solution],
+                delta_std=statistics.delta_std[solution],
+                scale=statistics.scale[solution],
             ),
             inputs=tuple(Input(name=name, mean=mean, std=std) for name, mean, std in input_statistics),
             symmetries=symmetries,

@@ -108,13 +108,18 @@ class Moments:
         self, normalize: Literal["zscore", "rms", "none"], delta_std: Float64[np.ndarray, " c"]
     ) -> Statistics:
         """Return the statistics that a method of normalisation uses; for `none`, mean 0 and standard deviation 1."""
-        mean = self._sum / self._count
+        mean, scale = self._sum / self._count, self.std
         mean, std = {
-            "zscore": (mean, self.std),
+            "zscore": (mean, scale),
             "rms": (np.zeros_like(mean), self.rms),
             "none": (np.zeros_like(mean), np.ones_like(mean)),
         }[normalize]
-        return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()), delta_std=tuple(delta_std.tolist()))
+        return Statistics(
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            delta_std=tuple(delta_std.tolist()),
+            scale=tuple(scale.tolist()),
+        )
 
 
 def coefficient_mean_and_std(values: Float32[np.ndarray, " n"], scale: str) -> tuple[float, float]:

@@ -198,10 +198,10 @@ SELECTION_RULES: Mapping[str, SelectionRule] = {
 
 def _drift_score(task: Task) -> ScoreFunction:
     """Return a score function: the change of the conserved channels' means, in standard deviations."""
-    channels, std = list(task.conserved), np.asarray(task.statistics.std, np.float32)[None]
+    channels, scale = list(task.conserved), np.asarray(task.statistics.scale, np.float32)[None]
 
     def drift(before: Array, after: Array, cond: Conditions) -> Array:
-        change = (after - before).mean(tuple(range(1, after.ndim - 1))) / std
+        change = (after - before).mean(tuple(range(1, after.ndim - 1))) / scale
         return jnp.sqrt(jnp.mean(jnp.square(change[:, channels]), -1))
 
     return drift

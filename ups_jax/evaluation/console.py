@@ -68,7 +68,7 @@ def headline_columns_and_rows(evaluation: TaskEvaluation) -> tuple[list[str], di
 def print_table(console: Console, evaluation: TaskEvaluation) -> None:
     """Print nRMSE and, on grids, Fourier RMSE by band for the model, its variants and the baselines.
 
-    One line below the table lists the scores of each ensemble.
+    One line below the table lists the nRMSE of each of several channels, and one the scores of each ensemble.
     """
     columns, rows = headline_columns_and_rows(evaluation)
     numbers = "nRMSE and fRMSE" if _BANDS[0] in columns else "nRMSE"
@@ -89,6 +89,10 @@ def print_table(console: Console, evaluation: TaskEvaluation) -> None:
         )
     console.print(table)
     main_section = next(name for name in _HEADLINES if name in evaluation.metrics)
+    by_channel = evaluation.metrics[main_section]["nrmse_by_channel"]
+    if len(by_channel) > 1:
+        values = ", ".join(f"{channel} {value:.3g}" for channel, value in by_channel.items())
+        console.print(f"nRMSE by channel ({main_section}): {values}", highlight=False, markup=False)
     for name, sections in evaluation.variants.items():
         values = sections[main_section]
         if ENSEMBLE_METRICS[0] in values:

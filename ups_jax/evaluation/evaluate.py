@@ -281,7 +281,7 @@ def _rollout_tables(
         )
         if not task.scattered:
             truth_and_pred = truth[:, spectrum_steps], pred[:, spectrum_steps]
-            spectra.append(tuple(_energy_spectra(frames, real_rows) for frames in truth_and_pred))
+            spectra.append(tuple(_energy_spectra(frames, task, real_rows) for frames in truth_and_pred))
     tables = {name: concatenate_tables([chunk[name] for chunk in chunk_tables]) for name in chunk_tables[0]}
     if not spectra:
         return tables, None
@@ -375,6 +375,7 @@ def _timed_examples(
     return examples, seconds
 
 
-def _energy_spectra(fields: np.ndarray, real_rows: int) -> Float[np.ndarray, "b m k"]:
-    """Return the energy spectra of the first `real_rows` samples; the others are padding."""
-    return np.asarray(jax.jit(energy_spectrum)(fields))[:real_rows]
+def _energy_spectra(fields: np.ndarray, task: Task, real_rows: int) -> Float[np.ndarray, "b m k"]:
+    """Return the energy spectra of the first `real_rows` samples in training deviations; the others are padding."""
+    scale = np.asarray(task.statistics.scale, np.float32)
+    return np.asarray(jax.jit(energy_spectrum)(fields / scale))[:real_rows]

@@ -30,6 +30,8 @@ def architecture_fingerprint(config: Config, task: Task, stage: str, params: Any
     shapes = {jax.tree_util.keystr(name): [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves}
     task_values = task.to_dict()
     scales = {key: task_values[key] for key in ("statistics", "coefficients", "inputs")}
+    # `scale` belongs to the metrics, not to the model; older records do not have it.
+    scales["statistics"] = {key: value for key, value in scales["statistics"].items() if key != "scale"}
     fingerprint = {
         "stage": stage,
         "model": values["operator"] | ({"diffusion": values["diffusion"]} if stage in STAGE_NEEDS["transient"] else {}),

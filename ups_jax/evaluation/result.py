@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from ups_jax.core.files import write_atomically
 from ups_jax.core.task import Task
+from ups_jax.metrics import METRIC_VERSION, UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,9 @@ class Example:
 @dataclass(frozen=True, kw_only=True)
 class Spectra:
     """Energy spectra at some times of the rollout, averaged over the trajectories.
+
+    The fields of each channel are divided by its training standard deviation, so that channels of different units have
+    the same weight.
 
     Attributes:
         truth: Spectra of the true fields, by time and wavenumber.
@@ -147,6 +151,7 @@ class EvaluationResult(TypedDict):
         variants: Metrics of other ways to predict with the run, as variant -> task -> section -> metric.
         intervals: 95 % bootstrap intervals of the mean over trajectories, as task -> section -> metric.
         per_trajectory: Indices and metrics of the trajectories, by task.
+        units: Unit of each metric: `1`, `field`, `time` or `s`.
         meta: Checkpoint, data, explanation of the sections, device, notes and timing.
     """
 
@@ -155,6 +160,7 @@ class EvaluationResult(TypedDict):
     variants: dict[str, dict[str, Any]]
     intervals: dict[str, dict[str, Any]]
     per_trajectory: dict[str, dict[str, Any]]
+    units: dict[str, str]
     meta: dict[str, Any]
 
 
@@ -164,7 +170,8 @@ def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, 
     Args:
         evaluations: The metrics of each task.
         meta: Further entries for `meta`, such as checkpoint and seed. This function adds the number of trajectories
-            (total), the horizon (longest) and the time per step (slowest) over all tasks.
+            (total), the horizon (longest) and the time per step (slowest) over all tasks, and for each task the size
+            of the fields behind each metric in the unit of the fields.
     """
     task_metas = [item.meta for item in evaluations]
     return {
@@ -177,14 +184,28 @@ def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, 
         },
         "intervals": {item.task.name: dict(item.intervals) for item in evaluations},
         "per_trajectory": {item.task.name: {"ids": list(item.ids), **item.per_trajectory} for item in evaluations},
+        "units": dict(UNITS),
         "meta": {
             **meta,
+            "metric_version": METRIC_VERSION,
             "trajectories": sum(item["trajectories"] for item in task_metas),
             "horizon": max(item["horizon"] for item in task_metas),
             "seconds_per_rollout_step": max(item["seconds_per_rollout_step"] for item in task_metas),
             "protocol": "; ".join(item["protocol"] for item in task_metas),
-            "tasks": {item.task.name: dict(item.meta) for item in evaluations},
+            "tasks": {item.task.name: {**item.meta, "scales": metric_scales(item.task)} for item in evaluations},
         },
+    }
+
+
+def metric_scales(task: Task) -> dict[str, float]:
+    """Return the typical size of each metric in the unit of the fields: their training deviation over its channels."""
+    deviations = task.statistics.scale
+    conserved = [deviations[channel] for channel in task.conserved] or deviations
+    return {
+        name: math.hypot(*channels) / math.sqrt(len(channels))
+        for name, unit in UNITS.items()
+        if unit == "field"
+        for channels in [conserved if name == "conservation_rmse" else deviations]
     }
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ups_jax.metrics.field import (
         all_metrics,
         boundary_rmse,
+        channel_nrmse,
         conservation_rmse,
         correlation,
         correlation_time,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         vrmse,
     )
 
+# Increased whenever the formula of a metric changes, so that values of two versions are never compared.
+METRIC_VERSION = "2"
 # Metrics that every section of an evaluation has.
 METRICS = (
     "nrmse",
@@ -51,10 +54,22 @@ METRICS = (
     "fourier_rmse_high",
 )
 ENSEMBLE_METRICS = ("crps", "spread_skill", "coverage_50", "coverage_90", "decorrelation_time")
+# Units of all entries of an evaluation's sections: `1` for numbers without a unit, `field` for the unit of the fields,
+# `time` for the unit of the times in the data, `s` for seconds of wall time.
+UNITS = {
+    **dict.fromkeys(METRICS, "field"),
+    **dict.fromkeys(("nrmse", "nrmse_by_channel", "nrmse_by_time", "vrmse", "nonfinite"), "1"),
+    **{f"spectrum_error_{band}": "1" for band in ("low", "mid", "high")},
+    **{"mae": "field", "correlation_time": "time"},
+    **dict.fromkeys(ENSEMBLE_METRICS, "1"),
+    **{"crps": "field", "decorrelation_time": "time"},
+    **{"members": "1", "seconds_per_rollout_step": "s"},
+}
 _FUNCTIONS = {
     "field": (
         "all_metrics",
         "boundary_rmse",
+        "channel_nrmse",
         "conservation_rmse",
         "correlation",
         "correlation_time",
@@ -81,7 +96,7 @@ _FUNCTIONS = {
     ),
 }
 _MODULE_OF = {name: module for module, names in _FUNCTIONS.items() for name in names}
-__all__ = ["ENSEMBLE_METRICS", "METRICS", *_MODULE_OF]
+__all__ = ["ENSEMBLE_METRICS", "METRICS", "METRIC_VERSION", "UNITS", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Tables of metrics, and the sections of the evaluation JSON that are computed from them.
 
-A table holds one array `(n, steps)` per metric, with a row for each trajectory. Tables are filled in chunks of a fixed
-number of rows, so that one compiled program serves all chunks.
+A table holds one array `(n, steps)` per metric, with a row for each trajectory; `nrmse/CHANNEL` is the nRMSE of one
+channel. Tables are filled in chunks of a fixed number of rows, so that one compiled program serves all chunks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ups_jax.metrics.field import all_metrics, correlation_time, rollout_metrics
 
 Table = dict[str, np.ndarray]
 
+# Prefix of the nRMSE of one channel in a table.
+_CHANNEL_NRMSE = "nrmse/"
 # Metrics of a rollout in addition to `METRICS`.
 ROLLOUT_METRICS = ("mae", *(f"spectrum_error_{band}" for band in ("low", "mid", "high")))
 
@@ -50,7 +52,9 @@ def score_rows(
         real_rows: Number of rows that are not padding.
         point_mask: 1 for a point, 0 for padding; None on a grid. Point clouds get only the metrics that need no grid.
     """
-    values = all_metrics(pred, truth, task, point_mask) | rollout_metrics(pred, truth, point_mask)
+    values = all_metrics(pred, truth, task, point_mask) | rollout_metrics(pred, truth, task, point_mask)
+    by_channel = values.pop("channel_nrmse")
+    values |= {f"{_CHANNEL_NRMSE}{name}": by_channel[..., index] for index, name in enumerate(task.channels)}
     return {name: np.asarray(value)[:real_rows] for name, value in values.items()}
 
 
@@ -60,9 +64,14 @@ def concatenate_tables(tables: Sequence[Table]) -> Table:
 
 
 def metrics_section(table: Table) -> dict[str, Any]:
-    """Return an evaluation JSON section: means of `METRICS`, and `nonfinite`, the number of non-finite errors."""
+    """Return an evaluation JSON section: means of `METRICS`, nRMSE by channel, and the number of non-finite errors."""
     means = summary({name: table[name] for name in METRICS if name in table})
-    return {**means, "nonfinite": int((~np.isfinite(table["rmse"])).sum())}
+    by_channel = {
+        name.removeprefix(_CHANNEL_NRMSE): float(value.astype(np.float64).mean())
+        for name, value in table.items()
+        if name.startswith(_CHANNEL_NRMSE)
+    }
+    return {**means, "nrmse_by_channel": by_channel, "nonfinite": int((~np.isfinite(table["rmse"])).sum())}
 
 
 def rollout_section(table: Table, dt: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ computed per channel and averaged, because channels may have different units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -15,7 +16,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.metrics import ENSEMBLE_METRICS
-from ups_jax.metrics.field import ABSOLUTE_FLOOR, DECORRELATION_THRESHOLD, correlation, correlation_time
+from ups_jax.metrics.field import (
+    DECORRELATION_THRESHOLD,
+    RELATIVE_FLOOR,
+    correlation,
+    correlation_time,
+    root_mean_square,
+)
 
 Members = Float[Array | np.ndarray, "m b t *s c"]
 Truth = Float[Array | np.ndarray, "b t *s c"]
@@ -31,7 +38,8 @@ def ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array
         dt: Physical time between two frames.
 
     Returns:
-        Arrays `crps`, `coverage_50`, `coverage_90` (b, t); `spread`, `skill` (b, t, c); and `decorrelation_time` (b,).
+        Arrays `crps`, `coverage_50`, `coverage_90` (b, t); `spread`, `skill` (b, t, c), root mean squares over space;
+        and `decorrelation_time` (b,).
         Tables of several chunks can be concatenated on the first axis.
     """
     return _compiled_table(jnp.asarray(members), jnp.asarray(truth), dt)
@@ -44,10 +52,11 @@ def ensemble_summary(table: Mapping[str, Float[Array | np.ndarray, "b ..."]]) ->
         table: Metrics of each trajectory, from `ensemble_table`.
     """
     arrays = {name: np.asarray(value, np.float64) for name, value in table.items()}
-    spread, skill = (arrays[name].mean((0, 1)) for name in ("spread", "skill"))
-    ratio = np.sqrt(spread / np.maximum(skill, np.finfo(np.float64).tiny)).mean()
+    # The squares of float32 values of any unit are in the range of float64.
+    spread, skill = (np.sqrt(np.square(arrays[name]).mean((0, 1))) for name in ("spread", "skill"))
+    ratio = spread / np.where(spread == 0, 1.0, np.maximum(skill, RELATIVE_FLOOR * spread))
     means = {name: float(arrays[name].mean()) for name in ENSEMBLE_METRICS if name != "spread_skill"}
-    return {name: float(ratio) if name == "spread_skill" else means[name] for name in ENSEMBLE_METRICS}
+    return {name: float(ratio.mean()) if name == "spread_skill" else means[name] for name in ENSEMBLE_METRICS}
 
 
 def fair_crps(members: Members, truth: Truth) -> PerFrame:
@@ -88,7 +97,7 @@ def spread_skill(members: Members, truth: Truth) -> Float[Array, ""]:
 
     It is 1 for a calibrated ensemble of any size M and below 1 for an overconfident one. Spread is the root of the mean
     unbiased variance of the members, skill the root mean square error of the ensemble mean. Both are computed for each
-    channel over trajectories, times and space.
+    channel over trajectories, times and space. The ratio is at most 1 / `RELATIVE_FLOOR`, and 0 without spread.
 
     Args:
         members: Members of the ensemble in physical units.
@@ -100,14 +109,15 @@ def spread_skill(members: Members, truth: Truth) -> Float[Array, ""]:
     References:
         Fortin et al. 2014, equation 15.
     """
-    spread, skill = (jnp.mean(values, (0, 1)) for values in spread_and_skill(members, truth))
-    return jnp.mean(jnp.sqrt(spread / jnp.maximum(skill, ABSOLUTE_FLOOR**2)))
+    spread, skill = (root_mean_square(values, (0, 1)) for values in spread_and_skill(members, truth))
+    return jnp.mean(spread / jnp.where(spread == 0, 1.0, jnp.maximum(skill, RELATIVE_FLOOR * spread)))
 
 
 def spread_and_skill(members: Members, truth: Truth) -> tuple[Float[Array, "b t c"], Float[Array, "b t c"]]:
-    """Return the squares of spread and skill, averaged over space; they are equal on average for a calibrated ensemble.
+    """Return spread and skill as root mean squares over space; their squares are equal on average if calibrated.
 
-    Squared spread is (M+1)/M times the variance of the M members, squared skill the squared error of their mean.
+    Spread is sqrt((M+1)/M) times the standard deviation of the M members, skill the error of their mean, both in the
+    unit of the fields.
 
     Args:
         members: Members of the ensemble in physical units.
@@ -117,10 +127,12 @@ def spread_and_skill(members: Members, truth: Truth) -> tuple[Float[Array, "b t 
         ValueError: If there are fewer than two members.
     """
     count = _member_count(members)
-    axes = tuple(range(2, truth.ndim - 1))
-    variance = jnp.var(jnp.asarray(members), 0, ddof=1).mean(axes)
-    error = jnp.square(jnp.mean(jnp.asarray(members), 0) - jnp.asarray(truth)).mean(axes)
-    return (count + 1) / count * variance, error
+    # Deviations from the truth: the mean of values far from zero would lose their differences in float32.
+    deviation = jnp.asarray(members) - jnp.asarray(truth)[None]
+    error = jnp.mean(deviation, 0)
+    space = tuple(range(2, truth.ndim - 1))
+    spread = root_mean_square(deviation - error[None], (0, *(axis + 1 for axis in space)))
+    return math.sqrt((count + 1) / (count - 1)) * spread, root_mean_square(error, space)
 
 
 def coverage(members: Members, truth: Truth, level: float) -> PerFrame:

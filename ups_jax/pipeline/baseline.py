@@ -158,7 +158,9 @@ def decide_against_baseline(
             )
         interval = bootstrap_interval(candidate_scores, baseline_scores, rules, seed=bootstrap_seed)
     if baseline is None:
-        return decide(evaluation.numbers, None, rules, min_delta, trivial=evaluation.trivial_numbers)
+        return decide(
+            evaluation.numbers, None, rules, min_delta, trivial=evaluation.trivial_numbers, scales=evaluation.scales
+        )
     incomparable = {}
     if baseline.device != evaluation.device:
         incomparable = {"wall_clock": f"the baseline's was measured on {baseline.device}, not on {evaluation.device}"}
@@ -170,6 +172,7 @@ def decide_against_baseline(
         trivial=evaluation.trivial_numbers,
         interval=interval,
         incomparable=incomparable,
+        scales=evaluation.scales,
     )
 
 

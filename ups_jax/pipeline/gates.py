@@ -92,6 +92,7 @@ def decide(
     trivial: Numbers | None = None,
     interval: Interval | None = None,
     incomparable: Mapping[str, str] = {},
+    scales: Mapping[str, float] = {},
 ) -> Decision:
     """Apply all gate rules to the metrics of a candidate and return the decision.
 
@@ -103,7 +104,13 @@ def decide(
         trivial: Metrics of the trivial prediction, persistence or the mean field, on the same data.
         interval: Confidence interval of the improvement; if set, its lower bound has to reach `min_delta`.
         incomparable: Metrics that must not be compared with the baseline, each with the reason.
+        scales: Factors of `rules.floor` for metrics with a unit: the training standard deviation of the fields.
     """
+
+    def ratio_gate(key: str, max_ratio: float) -> Gate:
+        floor = _metric_setting(rules.floors, key, rules.floor * scales.get(key, 1.0))
+        return _ratio_gate(key, max_ratio, floor, candidate, baseline, rules, incomparable)
+
     gates = (
         _delta_gate(candidate, baseline, rules, min_delta, interval, incomparable),
         *(
@@ -112,13 +119,13 @@ def decide(
             for gate in _trivial_gate(key, candidate, trivial, rules)
         ),
         *(
-            _ratio_gate(key, rules.ratios[rule], candidate, baseline, rules, incomparable)
+            ratio_gate(key, rules.ratios[rule])
             for rule in sorted(rules.ratios)
             for key in _rule_metrics(rule, candidate, baseline)
         ),
         # An improved mean must not hide that one task has become worse.
         *(
-            _ratio_gate(key, 1.0, candidate, baseline, rules, incomparable)
+            ratio_gate(key, 1.0)
             for key in _rule_metrics(rules.metric, candidate, baseline)
             if key != rules.metric and rules.metric not in rules.ratios
         ),
@@ -171,7 +178,9 @@ def _delta_gate(
         return reference
     gain = improvement(value, reference, rules, key)
     compared = gain if interval is None else interval.lower
-    passed = compared >= min_delta or math.isclose(compared, min_delta, rel_tol=1e-9, abs_tol=1e-12)
+    # An improvement has the rounding error of the two values that are subtracted.
+    rounding = 1e-12 * (abs(reference) if rules.delta == "absolute" else 1.0)
+    passed = compared >= min_delta or math.isclose(compared, min_delta, rel_tol=1e-9, abs_tol=rounding)
     bound = "" if interval is None else f", at least {_format_improvement(interval.lower, rules)} by the bootstrap"
     message = (
         f"{key}: {value:.4g} is {_format_improvement(abs(gain), rules)} {'better' if gain >= 0 else 'worse'} "
@@ -210,6 +219,7 @@ def _trivial_gate(key: str, candidate: Numbers, trivial: Numbers | None, rules: 
 def _ratio_gate(
     key: str,
     max_ratio: float,
+    floor: float,
     candidate: Numbers,
     baseline: Numbers | None,
     rules: GatesConfig,
@@ -237,10 +247,7 @@ def _ratio_gate(
         limit = reference / max_ratio - tolerance * abs(reference / max_ratio)
         passed, side = value >= limit, "least"
     else:
-        limit = max(
-            max_ratio * reference + tolerance * abs(max_ratio * reference),
-            _metric_setting(rules.floors, key, rules.floor),
-        )
+        limit = max(max_ratio * reference + tolerance * abs(max_ratio * reference), floor)
         passed, side = value <= limit, "most"
     message = f"{key}: {value:.4g} against the baseline's {reference:.4g}; at {side} {limit:.4g} is allowed"
     return Gate(**fields, baseline=reference, limit=limit, status="pass" if passed else "fail", message=message)

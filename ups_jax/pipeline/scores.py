@@ -16,8 +16,6 @@ from ups_jax.pipeline.cache_keys import json_digest
 
 # The sections of the configuration `pipeline` by the names of the evaluation steps.
 SECTIONS = {"small_eval": "small", "full_eval": "full"}
-# Increased whenever the formula of a metric changes, so that values of two versions are never compared.
-METRIC_VERSION = "1"
 METRIC_SECTIONS = ("one_step", "rollout", "steady")
 # Sections whose metrics are also available without the name of the section.
 HEADLINE_SECTIONS = ("rollout", "steady")
@@ -69,6 +67,11 @@ class Evaluation:
         """The metrics of the trivial prediction (persistence, or the mean field for a steady task), by name."""
         return trivial_values(self.results[0])
 
+    @cached_property
+    def scales(self) -> dict[str, float]:
+        """The sizes of the fields behind the metrics in their unit, by name, averaged over the seeds."""
+        return mean_over_seeds(metric_scales(result) for result in self.results)
+
     @property
     def protocol(self) -> str:
         """The protocol digest, which is equal for comparable evaluations."""
@@ -111,7 +114,9 @@ def protocol_digest(result: Mapping[str, Any]) -> str:
     """
     meta = result["meta"]
     data = meta["data"]
-    values = [sorted(result["metrics"]), data["split"], data["truth"], meta["horizon"], METRIC_VERSION]
+    # Results of the first version do not record it.
+    version = meta.get("metric_version", "1")
+    values = [sorted(result["metrics"]), data["split"], data["truth"], meta["horizon"], version]
     return json_digest(values)[:12]
 
 
@@ -157,6 +162,21 @@ def trivial_values(result: Mapping[str, Any]) -> dict[str, float]:
     """
     baselines = result["baselines"]
     return _mean_and_task_values(baselines["persistence"] if "persistence" in baselines else baselines["mean_field"])
+
+
+def metric_scales(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the size of the fields behind each metric in the unit of the fields, under the names of `metric_values`.
+
+    Args:
+        result: Content of an evaluation file; the result is empty for a file of metric version 1.
+    """
+    tasks = result["meta"].get("tasks", {})
+    return _mean_and_task_values(
+        {
+            task: dict.fromkeys(sections, tasks.get(task, {}).get("scales", {}))
+            for task, sections in result["metrics"].items()
+        }
+    )
 
 
 def mean_over_seeds(seed_values: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -43,10 +43,11 @@ class GatesConfig:
     """Relative tolerances of single metrics, in place of `tolerance`."""
 
     floor: Weight = 1e-6
-    """A value up to this is round-off and passes its ratio, whatever the champion's value is."""
+    """A value up to this is round-off and passes its ratio, whatever the champion's value is. For metrics in the unit
+    of the fields, the floor is in units of their training standard deviation."""
 
     floors: dict[str, Weight] = field(default_factory=lambda: {"ece": 0.02, "wall_clock": 1e-3})
-    """Floors of single metrics, in place of `floor`."""
+    """Floors of single metrics in their own units, in place of `floor`."""
 
     limits: dict[str, FiniteFloat] = field(default_factory=dict)
     """Bounds of metrics in their own units, independent of the champion. With several tasks they hold for each task;

@@ -265,7 +265,9 @@ def error_limits(truth: np.ndarray, prediction: np.ndarray) -> Normalize:
     Without this bound, a diverged prediction would make the errors of all other frames invisible.
     """
     error = np.abs(prediction - truth)
-    bound = min(float(error[np.isfinite(error)].max(initial=0.0)), float(np.ptp(truth)) or np.inf) or 1e-12
+    # Without an error, any bound gives a uniform picture; this one has the unit of the truth.
+    exact = float(np.abs(truth).max()) or 1.0
+    bound = min(float(error[np.isfinite(error)].max(initial=0.0)), float(np.ptp(truth)) or np.inf) or exact
     return Normalize(-bound, bound)
 
 

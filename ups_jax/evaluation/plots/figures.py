@@ -112,6 +112,8 @@ def nrmse_figure(evaluation: TransientEvaluation) -> Figure:
 def spectrum_figure(evaluation: TransientEvaluation) -> Figure:
     """Return a figure of energy spectra of truth and prediction at several times, averaged over the trajectories.
 
+    Energies are of fields divided by their training standard deviation.
+
     Raises:
         ValueError: The evaluation has no spectra, because its task is on a point cloud.
     """
@@ -126,12 +128,17 @@ def spectrum_figure(evaluation: TransientEvaluation) -> Figure:
         truth, prediction = (values[index, wavenumber] for values in (spectra.truth, spectra.prediction))
         axis.plot(wavenumber, truth, color=colour, label=f"t = {spectra.time[index]:.3g}")
         axis.plot(wavenumber, prediction, "o", color=colour, markersize=3.5, markerfacecolor="white")
-    top = max(float(spectra.truth.max()), 1e-30)
+    top = float(spectra.truth.max()) or 1.0
     energies = np.stack([spectra.truth, spectra.prediction])[..., wavenumber]
     # 1e-14 is the square of float32 round-off; energies far above those of the truth are of a diverged rollout.
     energies = np.clip(energies[np.isfinite(energies)], 1e-14 * top, 1e4 * top)
     axis.set_ylim(0.3 * energies.min(initial=top), 3 * energies.max(initial=top))
-    axis.set(xscale="log", yscale="log", xlabel="wavenumber (waves per domain length)", ylabel="energy E(k)")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="wavenumber (waves per domain length)",
+        ylabel="energy E(k) / training variance",
+    )
     axis.plot([], [], color=GREY, label="truth")
     axis.plot([], [], "o", color=GREY, markersize=3.5, markerfacecolor="white", label="prediction")
     axis.legend(frameon=False, fontsize=9)

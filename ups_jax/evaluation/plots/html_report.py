@@ -29,7 +29,7 @@ figcaption, .note { opacity: .75; font-size: .9rem; } .bad { color: #d55e00; fon
 pre { background: var(--soft); padding: 1rem; overflow-x: auto; font-size: .85rem; }
 """
 _SECTIONS = {"one_step": "One step", "rollout": "Rollout", "steady": "Steady state"}
-_HIDDEN = ("nrmse_by_time", "nonfinite")
+_HIDDEN = ("nrmse_by_channel", "nrmse_by_time", "nonfinite")
 
 
 def write_report(path: Path, result: Mapping[str, Any], plots: Sequence[Path], run: Mapping[str, Any]) -> None:
@@ -116,7 +116,24 @@ def result_tables(result: Mapping[str, Any]) -> Iterator[str]:
                     ranges = (_html_interval(interval.get(metric)) for metric in metrics)
                     lines.append(html_table_row(["95 % interval", *ranges]))
             yield html_table(["", *map(display_name, metrics)], lines)
+            yield from _channels_html(rows)
             yield from _ensemble_html(rows)
+
+
+def _channels_html(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a table of the nRMSE of each channel as HTML, if there are several; older results do not have it."""
+    channels = rows["this run"].get("nrmse_by_channel", {})
+    if len(channels) < 2:
+        return
+    yield "<h3>nRMSE by channel</h3>"
+    lines = [
+        html_table_row(
+            [escape(name), *(_html_number(row["nrmse_by_channel"][channel]) for channel in channels)],
+            "model" if name == "this run" else "baseline",
+        )
+        for name, row in rows.items()
+    ]
+    yield html_table(["", *channels], lines)
 
 
 def _ensemble_html(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
