@@ -27,6 +27,7 @@ from ups_jax.simulate.presets import (
     MeshPreset,
     ParticlePreset,
     Preset,
+    ReactionPreset,
     TransportPreset,
 )
 from ups_jax.simulate.triangles import HeatTrajectory
@@ -103,22 +104,23 @@ def compressible_datasets(
 
 
 def seed_group_datasets(
-    preset: FiniteVolumePreset,
+    preset: FiniteVolumePreset | ReactionPreset,
     fields: Float[np.ndarray, "n t *s c"],
-    coefficients: Float[np.ndarray, " n"],
-    channels: Sequence[str] = ("h", "u", "v"),
+    coefficients: Mapping[str, Float[np.ndarray, " n"]],
+    channels: Sequence[str],
 ) -> dict[str, np.ndarray | str]:
-    """Return the content of a file in PDEBench's layout with one HDF5 group per trajectory.
+    """Return the content of a file in PDEBench's layout with one HDF5 group per trajectory, and cell centres.
 
-    Each group has a text `config` with the coefficient. The root attribute `channels` lists the names of the channels.
+    Each group has a text `config` with the coefficients. The root attribute `channels` lists the names of the channels.
     """
     content: dict[str, np.ndarray | str] = {"/channels": ", ".join(channels)}
-    for index, (values, coefficient) in enumerate(zip(fields, coefficients, strict=True)):
+    for index, values in enumerate(fields):
         group = f"{index:04d}"
         content[f"{group}/data"] = np.ascontiguousarray(values, np.float32)
         content |= {f"{group}/grid/{axis}": _cell_centres(preset) for axis in AXES[: preset.dimensions]}
         content[f"{group}/grid/t"] = np.arange(preset.steps + 1) * preset.dt
-        content[f"{group}/config"] = f"sim:\n  {preset.coefficient}: {float(coefficient)!r}\n  seed: {index}\n"
+        numbers = [f"  {name}: {float(items[index])!r}\n" for name, items in coefficients.items()]
+        content[f"{group}/config"] = f"sim:\n{''.join(numbers)}  seed: {index}\n"
     return content
 
 
@@ -216,7 +218,7 @@ def check_provenance(path: Path, provenance: Provenance, names: Sequence[str] = 
             raise DataError(f"{path}: has {name} {actual[name]}, but {expected[name]} is expected; {hint}")
 
 
-def _cell_centres(preset: FiniteVolumePreset) -> Float[np.ndarray, " x"]:
+def _cell_centres(preset: FiniteVolumePreset | ReactionPreset) -> Float[np.ndarray, " x"]:
     return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
 
 
