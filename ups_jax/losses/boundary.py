@@ -48,7 +48,7 @@ def boundary(
     spacing: Sequence[Number],
     periodic: Sequence[bool],
     *,
-    value: Number | Sequence[float] = 0.0,
+    value: Number | Sequence[Number] = 0.0,
     condition: BoundaryCondition = "dirichlet",
     sides: BoundarySides = "all",
     location: PointLocation = "nodes",
