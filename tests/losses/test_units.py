@@ -157,5 +157,5 @@ def test_a_grid_whose_walls_are_unclear_needs_the_key() -> None:
     with pytest.raises(ConfigError, match=r"training\.physics_priors\.bc_points"):
         checked_weights(config, task)
     for location in ("nodes", "cells"):
-        told = PhysicsPriorsConfig(lambda_boundary=1.0, bc_points=location)  # type: ignore[arg-type]
-        assert "boundary" in checked_weights(replace(config, physics_priors=told), task)
+        priors = PhysicsPriorsConfig(lambda_boundary=1.0, bc_points=location)  # type: ignore[arg-type]
+        assert "boundary" in checked_weights(replace(config, physics_priors=priors), task)

@@ -69,11 +69,11 @@ def test_neighbours_and_interpolations_do_not_depend_on_the_unit_of_length(power
     np.testing.assert_allclose(scaled.weight, near.weight, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(scaled.offset / unit, near.offset, atol=1e-6)
     values = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 1)), jnp.float32)
-    known, interpolated = (
+    expected, interpolated = (
         shepard_interpolation(lengths, periodic, values, coords * length, mask, 0.9 * coords * length)
         for length, lengths in ((1.0, sides), (unit, box))
     )
-    np.testing.assert_allclose(interpolated, known, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(interpolated, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", BOXES)
