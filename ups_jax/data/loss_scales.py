@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int
 
 from ups_jax.core.task import LossScales, Statistics
 from ups_jax.data.sources.base import Grid, Source
+from ups_jax.metrics.bands import LOW_BAND, MID_BAND
 
 # Size of the sample, and its least number of frames. The largest numbers of trajectories and of frames of each.
 _BYTES = 16 * 2**20
@@ -51,9 +52,6 @@ def grid_scales(
         channels: Scales that follow from the moments of the channels, from `channel_scales`.
         statistics: Statistics by which the fields are normalised.
     """
-    # A local import: the module of the bands imports jax.
-    from ups_jax.metrics.field import LOW_BAND, MID_BAND
-
     grid: Grid = source.grid
     frame_bytes = 4 * source.channels * math.prod(grid.shape)
     frames = max(_MIN_FRAMES, _BYTES // frame_bytes)

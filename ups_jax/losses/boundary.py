@@ -129,11 +129,11 @@ def point_location(walls: Sequence[Wall], origin: Sequence[float], spacing: Sequ
     A grid whose first coordinate is a multiple of the spacing has points on its walls; if half a spacing is left over,
     its points are the centres of cells.
     """
-    kinds = set()
+    kinds: set[PointLocation | None] = set()
     for axis in {wall.axis for wall in walls}:
         half_steps = 2 * origin[axis] / spacing[axis]
         is_whole = abs(half_steps - round(half_steps)) < _LOCATION_TOLERANCE
-        kinds.add(("nodes", "cells")[round(half_steps) % 2] if is_whole else None)
+        kinds.add(None if not is_whole else "cells" if round(half_steps) % 2 else "nodes")
     return kinds.pop() if len(kinds) == 1 else None
 
 

@@ -21,7 +21,8 @@ from ups_jax.losses.reduction import (
     safe_sqrt,
     sample_mask,
 )
-from ups_jax.metrics.field import LOW_BAND, MID_BAND, energy_spectrum
+from ups_jax.metrics.bands import LOW_BAND, MID_BAND
+from ups_jax.metrics.field import energy_spectrum
 
 Fields = Float[Array | np.ndarray, "b *_s c"]
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from ups_jax.core.task import Task
 from ups_jax.metrics import METRICS
+from ups_jax.metrics.bands import LOW_BAND, MID_BAND
 
 Fields = Float[Array | np.ndarray, "b t *s c"]
 PerFrame = Float[Array, "b t"]
@@ -26,10 +27,6 @@ PerFrame = Float[Array, "b t"]
 RELATIVE_FLOOR = 1e-6
 # Floor in the units of the field, for calls without a task.
 ABSOLUTE_FLOOR = 1e-8
-
-# First and last wavenumber of a band, in waves per domain length; the high band is everything above.
-LOW_BAND = (0, 4)
-MID_BAND = (5, 12)
 
 # A rollout counts as decorrelated when its correlation with the truth falls below this.
 DECORRELATION_THRESHOLD = 0.8

@@ -338,8 +338,8 @@ _SHALLOW_WATER = FiniteVolumePreset(
     extent=5.0,
     boundary="wall",
 )
-# Half of the trajectories become uniform. Largest error of a frame, in deviations of the field, against twice the points
-# and substeps: 4e-3 on 32 stored points.
+# Half of the trajectories become uniform. Largest error of a frame, in deviations of the field, against twice the
+# points and substeps: 4e-3 on 32 stored points.
 _REACTION_DIFFUSION = ReactionPreset(
     trajectories=100, points=64, solved_points=128, steps=20, dt=40.0, substeps=20, extent=64.0
 )
