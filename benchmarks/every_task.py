@@ -36,6 +36,7 @@ class _Case:
 CASES = {
     "cfd1d": _Case(config="cfd1d", kind="1D compressible flow, three channels"),
     "swe2d": _Case(config="swe2d", kind="2D shallow water, walls"),
+    "reaction_diffusion2d": _Case(config="reaction_diffusion2d", kind="2D reaction, half of the trajectories at rest"),
     "swe2d_well": _Case(config="swe2d_well", kind="the same as a file of The Well"),
     "darcy2d": _Case(config="darcy2d", kind="Darcy, steady", stage="steady_prior"),
     "advection_burgers": _Case(config="advection_burgers", kind="two tasks, one model"),

@@ -10,7 +10,7 @@ import pytest
 from ups_jax import losses
 
 # Compiled whole: operation by operation most of the time would go into compiling each.
-boundary = jax.jit(losses.boundary, static_argnames=("spacing", "periodic", "condition", "sides"))
+boundary = jax.jit(losses.boundary, static_argnames=("spacing", "periodic", "condition", "sides", "location"))
 
 WALLS, TORUS = (False, False), (True, True)
 STEP = (1 / 7, 1 / 7)
@@ -83,6 +83,28 @@ def test_neumann_is_of_the_outward_slope() -> None:
     np.testing.assert_allclose(boundary(sloped, STEP, WALLS, condition="neumann"), (0 + 4 + 1 + 1) / 4, rtol=1e-4)
     with pytest.raises(ValueError, match=r"axis 0.*2"):
         boundary(jnp.zeros((1, 2, 1)), (1.0,), (False,), condition="neumann")
+
+
+def test_at_cell_centres_the_condition_holds_on_the_wall() -> None:
+    centres = (np.arange(8) + 0.5) / 8
+    x, y = np.meshgrid(centres, centres, indexing="ij")
+    step = (1 / 8, 1 / 8)
+    # Parabolas are extrapolated exactly: 0 on every wall, and outward slope -1 there.
+    parabola = fields(x * (1 - x))
+    assert boundary(parabola, step, (False, True), location="cells") < 1e-12
+    assert boundary(parabola, step, (False, True)) > 1e-3
+    slope = {"condition": "neumann", "value": -1.0}
+    assert boundary(parabola, step, (False, True), location="cells", **slope) < 1e-9
+    assert boundary(parabola, step, (False, True), **slope) > 1e-3
+    both = jnp.concatenate([fields(x**2 - y), fields(2 * y)], -1)
+    values = {"left": [-0.5, 1.0], "bottom": [1 / 3, 0.0], "top": [-2 / 3, 2.0]}
+    along = {"left": (-y[0], 2 * y[0]), "bottom": (x[:, 0] ** 2, 0 * x[:, 0]), "top": (x[:, 0] ** 2 - 1, 2 + 0 * y[0])}
+    for side, value in values.items():
+        expected = np.mean([(u - v) ** 2 for u, v in zip(along[side], value, strict=True)])
+        result = boundary(both, step, WALLS, value=value, sides=side, location="cells")
+        np.testing.assert_allclose(result, expected, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"axis 0.*2"):
+        boundary(jnp.zeros((1, 2, 1)), (1.0,), (False,), location="cells")
 
 
 def test_the_periodic_condition_holds_on_a_periodic_field() -> None:

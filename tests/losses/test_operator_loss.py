@@ -66,14 +66,16 @@ def test_terms_are_the_public_functions_of_the_predictions_and_their_weighted_su
     two = step(model, params, one[:, None], cond)
     both = jnp.concatenate([one, two])
     truth = jnp.concatenate([fields[:, 1], fields[:, 2]])
-    physical = denormalize(both, task.statistics)
+    # Priors are in deviations of the training fields and in lengths of the domain.
+    deviations = denormalize(both, task.statistics) / np.float32(task.statistics.std[0])
+    spacing = (1 / task.shape[0],)
     for name, value in {
         "relative_mse": losses.relative_mse(both, truth),
         "forward": losses.mse(one, truth[: len(one)]),
         "rollout": losses.mse(two, truth[len(one) :]),
         "spectral": losses.spectral_energy(both, truth, 1, reduction="none").mean(),
-        "smoothness": losses.smoothness(physical, task.spacing, task.periodic),
-        "positivity": losses.positivity(physical),
+        "smoothness": losses.smoothness(deviations, spacing, task.periodic),
+        "positivity": losses.positivity(deviations),
     }.items():
         np.testing.assert_allclose(terms[name], value, rtol=1e-4, err_msg=name)
 

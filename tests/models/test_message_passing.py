@@ -12,6 +12,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from ups_jax.models.points.message_passing import MessageRound, NeighbourMessages, nearest_neighbours
+from ups_jax.models.points.node_pooling import shepard_interpolation
 
 BOXES = {
     "walls": ((1.0, 2.0), (False, False)),
@@ -52,6 +53,27 @@ def by_hand(coords: Any, mask: Any, kind: str, count: int, radius: float = np.in
             row.append(heard if there[point] else {})
         result.append(row)
     return result
+
+
+@pytest.mark.parametrize("power", [-30, 30])
+def test_neighbours_and_interpolations_do_not_depend_on_the_unit_of_length(power: int) -> None:
+    coords, mask = scattered("both")
+    sides, periodic = BOXES["both"]
+    unit = 10.0**power
+    box = tuple(side * unit for side in sides)
+    near, scaled = (
+        nearest_neighbours(jnp.asarray(coords * length), mask, 4, lengths, periodic, 0.3 * length)
+        for length, lengths in ((1.0, sides), (unit, box))
+    )
+    np.testing.assert_array_equal(scaled.index, near.index)
+    np.testing.assert_allclose(scaled.weight, near.weight, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scaled.offset / unit, near.offset, atol=1e-6)
+    values = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 1)), jnp.float32)
+    expected, interpolated = (
+        shepard_interpolation(lengths, periodic, values, coords * length, mask, 0.9 * coords * length)
+        for length, lengths in ((1.0, sides), (unit, box))
+    )
+    np.testing.assert_allclose(interpolated, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", BOXES)

@@ -23,6 +23,9 @@ _READ_BY = {
 }
 # Raised when a default changes its value, or when a key or a part of the model changes its meaning.
 _MEANINGS = 2
+# Keys of `training` that have another meaning than in earlier versions, and what changed. Only the digests of runs that
+# set such a key differ from those of earlier versions.
+_REVISED = {"lambda_spectral_bands": "wavenumbers 0 to 3, 4 to 11, 12 and above"}
 # Keys of a task that later versions added; at their defaults they do not change the digest of older runs.
 _LATER = {"solution": "stored", "steady_tolerance": 0.01}
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")
@@ -38,7 +41,9 @@ def digest(config: Config, stage: str) -> str:
     default = Config(data=DataConfig(tasks=(TaskConfig(name="", kind=config.data.tasks[0].kind),)))
     changed = _without_defaults(values, relevant_values(to_dict(default), stage))
     tasks = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
-    text = json.dumps([_MEANINGS, *with_former_names([changed, tasks])], sort_keys=True)
+    revisions = {key: revision for key, revision in _REVISED.items() if key in changed.get("training", {})}
+    parts = [_MEANINGS, *with_former_names([changed, tasks]), *([revisions] if revisions else [])]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

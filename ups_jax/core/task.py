@@ -81,6 +81,27 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossScales:
+    """Typical sizes of the training fields, normalised by the task's statistics, in which loss terms are measured.
+
+    Attributes:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        square: Mean square over points, frames and channels.
+        gradient: Sum over axes of the mean square first difference divided by the grid spacing, in units of the
+            geometric mean of the domain's sides; 0 for a point cloud.
+        bands: Mean square over channels of the Fourier modes in the low, middle and high band of wavenumbers; 0 for a
+            point cloud.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    square: float
+    gradient: float = 0.0
+    bands: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """The grid, channels and physics of one task, in physical units.
 
@@ -104,6 +125,8 @@ class Task:
         dt_unit: Time step by which a model of several tasks divides `dt`; None for a single task.
         box: Side lengths of a point cloud's box; empty on a grid.
         moving: Indices of the channels that are coordinates of moving points.
+        loss_scales: Sizes of the training fields in which loss terms are measured; None in a task that was recorded
+            without them, whose loss terms keep their former units and floors.
     """
 
     name: str
@@ -125,6 +148,7 @@ class Task:
     dt_unit: float | None = None
     box: tuple[float, ...] = ()
     moving: tuple[int, ...] = ()
+    loss_scales: LossScales | None = None
 
     def __post_init__(self) -> None:
         sides = self.box if self.scattered else self.shape
@@ -187,4 +211,7 @@ class Task:
         )
         plain["inputs"] = tuple(Input(**item) for item in values.get("inputs", ()))
         plain["statistics"] = Statistics(**{key: tuple(item) for key, item in values["statistics"].items()})
+        if plain.get("loss_scales") is not None:
+            scales = plain["loss_scales"]
+            plain["loss_scales"] = LossScales(**scales | {key: tuple(scales[key]) for key in ("mean", "std", "bands")})
         return Task(**plain)

@@ -14,12 +14,13 @@ from jaxtyping import Float, Float64
 
 from ups_jax.config import Config, TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
-from ups_jax.core.task import Input, Statistics, Task
+from ups_jax.core.task import Input, LossScales, Statistics, Task
 from ups_jax.data import declared_properties, symmetry_check
 from ups_jax.data.batches import window_frames
 from ups_jax.data.coefficients import Conditions, read_all_conditions, read_conditions
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.files import configured_tasks, open_source, single_task
+from ups_jax.data.loss_scales import channel_scales, grid_scales
 from ups_jax.data.mixture import Mixture
 from ups_jax.data.scan import ContentScan, check_overlap, trajectory_chunks
 from ups_jax.data.sources import Grid, MemorySource, Source
@@ -322,13 +323,18 @@ class _OpenedSource:
         content.check_finite()
         return [*self.source.notes, *self.conditions.notes, *check_overlap(content, self.splits, self.source.name)]
 
-    def new_task(self, statistics: Statistics, **properties: Any) -> Task:
+    def new_task(self, statistics: Statistics, channel_scales: LossScales, **properties: Any) -> Task:
         """Return the task of a new model, from its configuration and the grid, coefficients and statistics of the data.
 
         Args:
+            channel_scales: Scales of the loss that follow from the moments of the channels.
             properties: Further fields of `Task`, which only some kinds of task have.
         """
-        grid, periodic = self.source.grid, self.periodic_axes
+        grid, axes = self.source.grid, self.periodic_axes
+        periodic = tuple(axis in axes for axis in range(len(grid.axes)))
+        scales = channel_scales
+        if not isinstance(grid, PointCloud):
+            scales = grid_scales(self.source, self.splits.train, periodic, channel_scales, statistics)
         return Task(
             name=self.task_cfg.name,
             kind=self.task_cfg.kind,
@@ -337,10 +343,11 @@ class _OpenedSource:
             shape=grid.shape,
             origin=grid.origin,
             spacing=grid.spacing,
-            periodic=tuple(axis in periodic for axis in range(len(grid.axes))),
+            periodic=periodic,
             dt=grid.dt * self.stride,
             coefficients=self.conditions.coefficients,
             statistics=statistics,
+            loss_scales=scales,
             **properties,
         )
 
@@ -392,7 +399,8 @@ def _checked_transient_dataset(opened: _OpenedSource) -> Dataset:
     notes = opened.check_content(content)
     if trained_task is None:
         statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
-        task = opened.new_task(statistics, conserved=conserved, symmetries=symmetries)
+        scales = channel_scales(moments.mean, moments.std, statistics)
+        task = opened.new_task(statistics, scales, conserved=conserved, symmetries=symmetries)
         notes += drift.check(task_cfg, source.name, conserved, moments.std)
         notes += edges.check(task_cfg, source.name, axes, periodic)
         coefficients = opened.conditions.scaled()
@@ -431,13 +439,15 @@ def _checked_steady_dataset(opened: _OpenedSource) -> Dataset:
         statistics = moments.steady_statistics(opened.cfg.data.normalize, channels)
         input_statistics = zip(inputs, statistics.mean, statistics.std, strict=False)
         solution = slice(len(inputs), None)
+        solution_statistics = Statistics(
+            mean=statistics.mean[solution],
+            std=statistics.std[solution],
+            delta_std=statistics.delta_std[solution],
+            scale=statistics.scale[solution],
+        )
         task = opened.new_task(
-            Statistics(
-                mean=statistics.mean[solution],
-                std=statistics.std[solution],
-                delta_std=statistics.delta_std[solution],
-                scale=statistics.scale[solution],
-            ),
+            solution_statistics,
+            channel_scales(moments.mean[solution], moments.std[solution], solution_statistics),
             inputs=tuple(Input(name=name, mean=mean, std=std) for name, mean, std in input_statistics),
             symmetries=symmetries,
         )
@@ -495,7 +505,8 @@ def _checked_point_dataset(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
     if trained_task is None:
         statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
         task_inputs = _inputs_with_statistics(source.input_channels, input_moments)
-        task = opened.new_task(statistics, inputs=task_inputs, box=cloud.box, moving=moving)
+        scales = channel_scales(moments.mean, moments.std, statistics)
+        task = opened.new_task(statistics, scales, inputs=task_inputs, box=cloud.box, moving=moving)
     else:
         task, differences = _point_task_and_notes(trained_task, source, opened.stride)
         notes += differences

@@ -25,7 +25,7 @@ from ups_jax.models import Conditions, Simulator, denormalize, normalize, step
 from ups_jax.models.corrector import Corrector, CorrectorWeights, step_inputs
 from ups_jax.rollout.flow_sampler import Sampler
 from ups_jax.simulate.equations import EQUATIONS, trapezoidal_residual
-from ups_jax.simulate.presets import PRESETS
+from ups_jax.simulate.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
     from ups_jax.evaluation.evaluate import TrajectoryArrays
@@ -209,7 +209,10 @@ def _drift_score(task: Task) -> ScoreFunction:
 
 def _residual_score(task_cfg: TaskConfig, task: Task) -> ScoreFunction:
     """Return a score function: the residual of the built-in equation of a task."""
-    equation, constant = EQUATIONS[task_cfg.name], PRESETS[task_cfg.name][task_cfg.preset].low
+    equation, preset = EQUATIONS[task_cfg.name], PRESETS[task_cfg.name][task_cfg.preset]
+    if not isinstance(preset, Preset):
+        raise TypeError(f"task {task_cfg.name} has a scalar equation, but its preset is a {type(preset).__name__}")
+    constant = preset.low
     extent = tuple(points * step for points, step in zip(task.shape, task.spacing, strict=True))
 
     def equation_residual(before: Array, after: Array, cond: Conditions) -> Array:

@@ -6,6 +6,7 @@ whole batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -26,16 +27,22 @@ from ups_jax.losses.reduction import (
     sample_mask,
 )
 
-# Floor of the denominators of relative errors: fields are normalised, so 1e-8 is far below any field that is not zero.
+# Added to the denominators of relative errors: fields are normalised, so 1e-8 is far below any field that is not zero.
 EPSILON = 1e-8
 
 Fields = Float[Array | np.ndarray, "b *_s c"]
 
 
 def nrmse(
-    pred: Fields, target: Fields, eps: Number = EPSILON, *, reduction: Reduction = "mean", mask: Mask = None
+    pred: Fields,
+    target: Fields,
+    eps: Number = EPSILON,
+    *,
+    floor: Number = 0.0,
+    reduction: Reduction = "mean",
+    mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """Return sqrt(mean e^2 / (mean target^2 + eps)) with e = pred - target.
+    """Return sqrt(mean e^2 / (max(mean target^2, floor) + eps)) with e = pred - target.
 
     With `reduction="mean"` the means run over all samples, points and channels at once. With `none` the ratio is
     computed for each sample, and `sum` adds these ratios, so `mean` differs from the mean of `none`. The evaluation
@@ -44,6 +51,7 @@ def nrmse(
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
+        floor: Smallest mean square by which the error is divided, so that a target at rest does not dominate.
         mask: Samples `(b,)` or points `(b, *s)` that count.
 
     References:
@@ -52,23 +60,31 @@ def nrmse(
     check_same_shape(pred, target)
     error, size = _error_and_target_mean_squares(pred, target, mask)
     if reduction == "mean":
-        return safe_sqrt(pooled_mean(error, mask, target) / (pooled_mean(size, mask, target) + eps))
-    return reduce_samples(safe_sqrt(error / (size + eps)), sample_mask(mask, target), reduction)
+        error, size = pooled_mean(error, mask, target), pooled_mean(size, mask, target)
+        return safe_sqrt(error / (jnp.maximum(size, floor) + eps))
+    return reduce_samples(safe_sqrt(error / (jnp.maximum(size, floor) + eps)), sample_mask(mask, target), reduction)
 
 
 def relative_mse(
-    pred: Fields, target: Fields, eps: Number = EPSILON, *, reduction: Reduction = "mean", mask: Mask = None
+    pred: Fields,
+    target: Fields,
+    eps: Number = EPSILON,
+    *,
+    floor: Number = 0.0,
+    reduction: Reduction = "mean",
+    mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """Return mean e^2 / (mean target^2 + eps) with e = pred - target and means over each sample.
+    """Return mean e^2 / (max(mean target^2, floor) + eps) with e = pred - target and means over each sample.
 
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
+        floor: Smallest mean square by which the error is divided.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     check_same_shape(pred, target)
     error, size = _error_and_target_mean_squares(pred, target, mask)
-    return reduce_samples(error / (size + eps), sample_mask(mask, target), reduction)
+    return reduce_samples(error / (jnp.maximum(size, floor) + eps), sample_mask(mask, target), reduction)
 
 
 def h1(
@@ -77,18 +93,21 @@ def h1(
     spacing: Sequence[Number],
     periodic: Sequence[bool],
     *,
+    floor: Number = 0.0,
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
     """Return the relative error of the gradient, in the H1 seminorm, of each sample.
 
-    The error is sqrt(sum_i mean (D_i e)^2 / (sum_i mean (D_i target)^2 + eps)) with e = pred - target. D_i is the first
-    difference along axis i divided by the spacing, and eps is `EPSILON`. A difference counts if the mask keeps both of
-    its points.
+    The error is sqrt(sum_i mean (D_i e)^2 / (max(sum_i mean (D_i target)^2, floor) + eps)) with e = pred - target. D_i
+    is the first difference along axis i divided by `relative_spacing`, so that the error does not depend on the unit of
+    length, and eps is `EPSILON`. A difference counts if the mask keeps both of its points.
 
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
+        spacing: Grid spacing along each axis, in any unit of length.
+        floor: Smallest sum of mean square differences by which the error is divided.
         mask: Samples `(b,)` or points `(b, *s)` that count.
 
     References:
@@ -97,7 +116,14 @@ def h1(
     check_same_shape(pred, target)
     points = point_mask(mask, target)
     return reduce_samples(
-        _gradient_ratio(at_least_float32(pred), at_least_float32(target), spacing, periodic, points),
+        _gradient_ratio(
+            at_least_float32(pred),
+            at_least_float32(target),
+            relative_spacing(spacing, target.shape[1:-1]),
+            periodic,
+            points,
+            floor,
+        ),
         sample_mask(mask, target),
         reduction,
     )
@@ -152,8 +178,13 @@ def _gradient_ratio(
     spacing: Sequence[Number],
     periodic: Sequence[bool],
     mask: Float[Array, "b *s"] | None,
+    floor: Number,
 ) -> Float[Array, " b"]:
-    """Return rms(gradient of pred - target) / rms(gradient of target) for each sample."""
+    """Return rms(gradient of pred - target) / rms(gradient of target) for each sample.
+
+    Args:
+        floor: Smallest mean square of the target's gradient by which is divided.
+    """
     axes = tuple(range(1, pred.ndim))
     error, size = jnp.zeros(pred.shape[0]), jnp.zeros(pred.shape[0])
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
@@ -164,7 +195,18 @@ def _gradient_ratio(
         else:
             pairs = difference_mask(mask, axis, wraps)
             error, size = error + mean_per_sample(error_squares, pairs), size + mean_per_sample(target_squares, pairs)
-    return safe_sqrt(error / (size + EPSILON))
+    return safe_sqrt(error / (jnp.maximum(size, floor) + EPSILON))
+
+
+def relative_spacing(spacing: Sequence[Number], shape: Sequence[int]) -> tuple[Number, ...]:
+    """Return the grid spacing of each axis in units of the geometric mean of the domain's sides.
+
+    Args:
+        spacing: Grid spacing along each axis, in any unit of length.
+        shape: Number of grid points along each axis.
+    """
+    length = math.prod((size * step) ** (1 / len(shape)) for size, step in zip(shape, spacing, strict=True))
+    return tuple(step / length for step in spacing)
 
 
 def forward_difference(x: Float[Array, "b *s c"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r c"]:

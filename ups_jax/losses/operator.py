@@ -42,7 +42,6 @@ from ups_jax.models import (
     as_jax_arrays,
     conditions_of,
     decode,
-    denormalize,
     encode,
     normalize,
     normalize_inputs,
@@ -58,7 +57,7 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
 
     - Errors are computed on normalised fields and averaged over the steps, except that `forward` uses the first step
       and `rollout` the later ones.
-    - Physics priors are computed on the prediction in physical units.
+    - Physics priors are computed on the prediction, in the units of `prior_terms`.
     - Latent terms are computed on the learned features of the predicted tokens.
     - Inverse terms are computed on the input frames alone.
 
@@ -129,9 +128,7 @@ def _unrolled_loss(
         def add_terms(pred: Float[Array, "b *s c"], terms: SampleTerms, truth: Float[Array, "b *s c"]) -> SampleTerms:
             terms |= field_terms(names, pred, truth, task, queries, cond.point_mask)
             if has_priors:
-                terms |= prior_terms(
-                    names, denormalize(pred, task.statistics), rollout.start_frame, task, config.physics_priors
-                )
+                terms |= prior_terms(names, pred, rollout.start_frame, task, config.physics_priors)
             return terms
 
         options: dict[str, Any] = {"segment_length": config.truncate, "recompute": config.remat == "full"}
@@ -280,8 +277,8 @@ def _inverse_terms(
 def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
     """Return the loss of a steady simulator.
 
-    Errors are computed on the normalised solution, physics priors on the solution in physical units. `input_noise` has
-    no effect.
+    Errors are computed on the normalised solution, physics priors in the units of `prior_terms`. `input_noise` has no
+    effect.
 
     Returns:
         (params, batch, key, context) -> (weighted sum, terms by name).
@@ -307,7 +304,7 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
         pred = solve(params, batch.inputs, cond)
         samples = field_terms(names, pred, truth, task, draw_query_indices(config, task, key))
         if any(name in PHYSICS_TERMS for name in names):
-            samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
+            samples |= prior_terms(names, pred, None, task, config.physics_priors)
         return _weighted_total(weights, samples, config, task, batch, context)
 
     return loss

@@ -1,4 +1,4 @@
-"""Physics priors on decoded fields in physical units: divergence, conservation, positivity and smoothness.
+"""Physics priors on decoded fields in any units: divergence, conservation, positivity and smoothness.
 
 Boundary conditions are in `ups_jax.losses.boundary`.
 """
@@ -75,22 +75,29 @@ def divergence(
 
 
 def conservation(
-    pred: Fields, reference: Fields, *, eps: Number = 1e-8, reduction: Reduction = "mean", mask: Mask = None
+    pred: Fields,
+    reference: Fields,
+    *,
+    eps: Number | Float[Array, "1 c"] = 1e-8,
+    floor: Number = 0.0,
+    reduction: Reduction = "mean",
+    mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """Return the mean over channels of |int pred - int reference| / (V (rms(reference) + eps)).
+    """Return the mean over channels of |int pred - int reference| / (V (sqrt(max(mean reference^2, floor)) + eps)).
 
     The integrals run over a uniform grid of volume V, so each is V times the mean over the points that the mask keeps,
     and V cancels. The denominator is the root mean square, because the integral of a fluctuation about 0 is 0.
 
     Args:
-        pred: Predicted fields `(b, *s, c)` in physical units.
+        pred: Predicted fields `(b, *s, c)`.
         reference: Fields of the same shape and units whose integrals should be kept.
-        eps: Constant added to the denominator, in the units of the fields.
+        eps: Constant added to the denominator, in the units of the fields; one number, or one for each channel.
+        floor: Smallest mean square of `reference` by which is divided.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     check_same_shape(pred, reference)
     points, start = point_mask(mask, reference), at_least_float32(reference)
-    size = safe_sqrt(mean_per_channel(start**2, points))
+    size = safe_sqrt(jnp.maximum(mean_per_channel(start**2, points), floor))
     change = safe_abs(mean_per_channel(at_least_float32(pred) - start, points)) / (size + eps)
     return reduce_samples(change.mean(-1), sample_mask(mask, reference), reduction)
 
@@ -99,7 +106,7 @@ def positivity(fields: Fields, *, reduction: Reduction = "mean", mask: Mask = No
     """Return the mean of |min(u, 0)|, a penalty on negative densities, pressures or concentrations.
 
     Args:
-        fields: Fields u `(b, *s, c)` in physical units.
+        fields: Fields u `(b, *s, c)`.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     return reduce_samples(
@@ -122,7 +129,7 @@ def smoothness(
     Differences wrap around on periodic axes. A difference counts if the mask keeps both of its points.
 
     Args:
-        fields: Fields u `(b, *s, c)` in physical units.
+        fields: Fields u `(b, *s, c)`.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     field, points = at_least_float32(fields), point_mask(mask, fields)

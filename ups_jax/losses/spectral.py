@@ -21,7 +21,8 @@ from ups_jax.losses.reduction import (
     safe_sqrt,
     sample_mask,
 )
-from ups_jax.metrics.field import LOW_BAND, MID_BAND, energy_spectrum
+from ups_jax.metrics.bands import LOW_BAND, MID_BAND
+from ups_jax.metrics.field import energy_spectrum
 
 Fields = Float[Array | np.ndarray, "b *_s c"]
 
@@ -30,9 +31,16 @@ BANDS: dict[str, tuple[int, int | None]] = {"low": LOW_BAND, "mid": MID_BAND, "h
 
 
 def spectral_energy(
-    pred: Fields, target: Fields, axis: int, *, eps: Number = 1e-8, reduction: Reduction = "mean", mask: Mask = None
+    pred: Fields,
+    target: Fields,
+    axis: int,
+    *,
+    eps: Number = 1e-8,
+    floor: Number = 0.0,
+    reduction: Reduction = "mean",
+    mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """Return |P - T| / (T + eps), with P and T the means of |rfft|^2 along one axis of the prediction and the target.
+    """Return |P - T| / (max(T, floor) + eps), where P and T are means of |rfft|^2 along an axis of pred and target.
 
     Phases are not compared. With `reduction="mean"` this is one ratio of the whole batch; with `none` it is computed
     for each sample, and `sum` adds these ratios.
@@ -40,6 +48,7 @@ def spectral_energy(
     Args:
         pred: Predicted fields `(b, *s, c)`.
         target: True fields of the same shape and units.
+        floor: Smallest value of T by which is divided.
         mask: Samples `(b,)` that count.
 
     Raises:
@@ -55,10 +64,8 @@ def spectral_energy(
     pred_power, target_power = _mean_power(pred, axis), _mean_power(target, axis)
     if reduction == "mean":
         pred_power, target_power = pooled_mean(pred_power, mask, target), pooled_mean(target_power, mask, target)
-        return safe_abs(pred_power - target_power) / (target_power + eps)
-    return reduce_samples(
-        safe_abs(pred_power - target_power) / (target_power + eps), sample_mask(mask, target), reduction
-    )
+    error = safe_abs(pred_power - target_power) / (jnp.maximum(target_power, floor) + eps)
+    return error if reduction == "mean" else reduce_samples(error, sample_mask(mask, target), reduction)
 
 
 def spectral_band(
@@ -68,10 +75,11 @@ def spectral_band(
     last: int | None = None,
     *,
     eps: Number = 1e-8,
+    floor: Number = 0.0,
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """Return the relative error within a band of wavenumbers: sqrt(E(pred - target) / (E(target) + eps)).
+    """Return the relative error within a band of wavenumbers: sqrt(E(pred - target) / (max(E(target), floor) + eps)).
 
     E is the mean square of the Fourier modes in the band, for each sample. Because the error is relative to the band,
     a band with little energy has as much weight as the others.
@@ -81,6 +89,7 @@ def spectral_band(
         target: True fields of the same shape and units.
         first: First wavenumber |k| of the band, rounded, in waves per domain length.
         last: Last wavenumber of the band; None for no upper limit.
+        floor: Smallest value of E(target) by which is divided.
         mask: Samples `(b,)` that count.
 
     Raises:
@@ -99,7 +108,8 @@ def spectral_band(
             f"the band starts at wavenumber {first}, the grid ends at {error_energy.shape[-1] - 1}; choose another band"
         )
     channels = target.shape[-1]
-    ratio = (band.sum(-1) / channels) / (target_energy[:, first : top + 1].sum(-1) / channels + eps)
+    size = target_energy[:, first : top + 1].sum(-1) / channels
+    ratio = (band.sum(-1) / channels) / (jnp.maximum(size, floor) + eps)
     return reduce_samples(safe_sqrt(ratio), sample_mask(mask, target), reduction)
 
 

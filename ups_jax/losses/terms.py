@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -15,15 +16,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from ups_jax.config import PhysicsPriorsConfig
-from ups_jax.core.task import Task
+from ups_jax.core.task import LossScales, Task
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.field import h1, mse, nrmse, relative_mse
+from ups_jax.losses.field import EPSILON, h1, mse, nrmse, relative_mse, relative_spacing
 from ups_jax.losses.latent import latent_diversity, latent_norm
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
 from ups_jax.losses.spectral import BANDS, spectral_band, spectral_energy
-from ups_jax.losses.weights import channel_indices
+from ups_jax.losses.weights import channel_indices, wall_location
 
 SampleTerms = dict[str, Float[Array, " b"]]
+
+# Floor of the denominators of relative terms, as a share of their mean over the training set. A target at rest has a
+# denominator near 0, and its relative error would dominate the batch. Measured in benchmarks/at_rest.py.
+RESTING = 1e-2
+_WITHOUT_FLOORS = LossScales(mean=(), std=(), square=0.0)
 
 
 def field_terms(
@@ -44,22 +50,29 @@ def field_terms(
     """
     query_pred, query_truth = (x if queries is None else take_points(x, queries) for x in (pred, truth))
     mask = point_mask if point_mask is None or queries is None else take_points(point_mask[..., None], queries)[..., 0]
+    scales = task.loss_scales or _WITHOUT_FLOORS
+    square = RESTING * scales.square
     terms: SampleTerms = {}
     if "relative" in names:
-        terms["relative"] = nrmse(query_pred, query_truth, reduction="none", mask=mask)
+        terms["relative"] = nrmse(query_pred, query_truth, floor=square, reduction="none", mask=mask)
     if "relative_mse" in names:
-        terms["relative_mse"] = relative_mse(query_pred, query_truth, reduction="none", mask=mask)
+        terms["relative_mse"] = relative_mse(query_pred, query_truth, floor=square, reduction="none", mask=mask)
     if "h1" in names:
-        terms["h1"] = h1(pred, truth, task.spacing, task.periodic, reduction="none")
+        terms["h1"] = h1(pred, truth, task.spacing, task.periodic, floor=RESTING * scales.gradient, reduction="none")
     if "forward" in names:
         terms["forward"] = mse(query_pred, query_truth, reduction="none", mask=mask)
     if "spectral" in names:
-        axes = range(1, pred.ndim - 1)
-        energies = [spectral_energy(pred, truth, axis, reduction="none") for axis in axes]
+        # By Parseval's theorem, the mean of |rfft|^2 is about the mean square times the number of points.
+        energies = [
+            spectral_energy(pred, truth, axis, floor=square * truth.shape[axis], reduction="none")
+            for axis in range(1, pred.ndim - 1)
+        ]
         terms["spectral"] = jnp.stack(energies).mean(0)
-    for band, (first, last) in BANDS.items():
+    for (band, (first, last)), energy in zip(BANDS.items(), scales.bands, strict=True):
         if f"spectral_{band}" in names:
-            terms[f"spectral_{band}"] = spectral_band(pred, truth, first, last, reduction="none")
+            terms[f"spectral_{band}"] = spectral_band(
+                pred, truth, first, last, floor=RESTING * energy, reduction="none"
+            )
     return terms
 
 
@@ -72,46 +85,116 @@ def prior_terms(
 ) -> SampleTerms:
     """Return the physics priors of a prediction, for each term in `names`; other names are ignored.
 
+    The terms are measured in standard deviations of the training fields and in lengths of the domain, so that they do
+    not depend on units; for a task without `loss_scales`, in physical units.
+
     Args:
-        pred: Predicted fields in physical units.
-        start_frame: Newest input frame in physical units, whose integrals the prediction should keep; None for steady
-            tasks.
+        pred: Predicted fields, normalised.
+        start_frame: Newest input frame, normalised, whose integrals the prediction should keep; None for steady tasks.
 
     Raises:
         ValueError: If `conservation` is requested and `start_frame` is None.
     """
+    units = prior_units(task)
 
-    def select_channels(fields: Float[Array, "b *s c"], key: str) -> Float[Array, "b *s k"]:
-        return fields[..., list(channel_indices(getattr(priors, key), key, task))]
+    def channels(key: str) -> tuple[int, ...]:
+        return channel_indices(getattr(priors, key), key, task)
+
+    def in_units(
+        fields: Float[Array, "b *s c"], key: str, origin: Sequence[float], unit: Sequence[float]
+    ) -> Float[Array, "b *s k"]:
+        """Return (u - origin) / unit for the channels of `key`, where u are the physical values of `fields`."""
+        mean, std = task.statistics.mean, task.statistics.std
+        kept = list(channels(key))
+        ratios = [std[c] / unit[c] for c in kept]
+        offsets = [(mean[c] - origin[c]) / unit[c] for c in kept]
+        ratio, offset = (
+            jnp.asarray(values, jnp.float32).reshape((1,) * (fields.ndim - 1) + (-1,)) for values in (ratios, offsets)
+        )
+        return fields[..., kept] * ratio + offset
 
     terms: SampleTerms = {}
     if "divergence" in names:
-        velocity = select_channels(pred, "velocity")
-        terms["divergence"] = divergence(velocity, task.spacing, task.periodic, reduction="none")
+        # All components have one unit: the divergence adds them up.
+        speed = root_mean_square([units.deviation[c] for c in channels("velocity")])
+        velocity = in_units(pred, "velocity", units.mean, [speed] * len(task.channels))
+        terms["divergence"] = divergence(velocity, units.spacing, task.periodic, reduction="none")
     if "conservation" in names:
         if start_frame is None:
             raise ValueError("the term conservation needs the newest input frame; pass `start_frame`")
-        std = jnp.asarray(task.statistics.std, jnp.float32).reshape((1,) * (pred.ndim - 1) + (-1,))
-        # In standard deviations, so that the constant in the denominator suits fields of any unit.
-        scaled_pred, scaled_start = (select_channels(x / std, "conservation_channels") for x in (pred, start_frame))
-        terms["conservation"] = conservation(scaled_pred, scaled_start, reduction="none")
+        fields, start = (in_units(x, "conservation_channels", units.mean, units.deviation) for x in (pred, start_frame))
+        eps = [EPSILON * task.statistics.std[c] / units.deviation[c] for c in channels("conservation_channels")]
+        floor = 0.0 if task.loss_scales is None else RESTING
+        terms["conservation"] = conservation(
+            fields, start, eps=jnp.asarray([eps], jnp.float32), floor=floor, reduction="none"
+        )
     if "boundary" in names:
+        slope_unit = units.length if priors.bc_condition == "neumann" else 1.0
+        origin = [0.0 if priors.bc_condition == "neumann" else mean for mean in units.mean]
         terms["boundary"] = boundary(
-            select_channels(pred, "boundary_channels"),
-            task.spacing,
+            in_units(pred, "boundary_channels", units.mean, units.deviation),
+            units.spacing,
             task.periodic,
-            value=priors.bc_value,
+            value=[
+                (priors.bc_value - origin[c]) / units.deviation[c] * slope_unit for c in channels("boundary_channels")
+            ],
             condition=priors.bc_condition,
             sides=priors.bc_type,
+            location=wall_location(task, priors),
             reduction="none",
         )
     if "positivity" in names:
-        terms["positivity"] = positivity(select_channels(pred, "positivity_channels"), reduction="none")
+        zero = (0.0,) * len(task.channels)
+        terms["positivity"] = positivity(in_units(pred, "positivity_channels", zero, units.deviation), reduction="none")
     if "smoothness" in names:
         terms["smoothness"] = smoothness(
-            select_channels(pred, "smoothness_channels"), task.spacing, task.periodic, reduction="none"
+            in_units(pred, "smoothness_channels", units.mean, units.deviation),
+            units.spacing,
+            task.periodic,
+            reduction="none",
         )
     return terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorUnits:
+    """Units of the physics priors of a task, as physical values.
+
+    Attributes:
+        mean: Value of each channel that counts as 0.
+        deviation: Unit of each channel.
+        length: Unit of length.
+        spacing: Grid spacing of each axis in this unit.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    length: float
+    spacing: tuple[float, ...]
+
+
+def prior_units(task: Task) -> PriorUnits:
+    """Return the units of a task's physics priors: mean and deviation of the training fields and length of the domain.
+
+    For a task without `loss_scales`, all units are 1.
+    """
+    channels, scales = len(task.channels), task.loss_scales
+    if scales is None:
+        return PriorUnits(mean=(0.0,) * channels, deviation=(1.0,) * channels, length=1.0, spacing=task.spacing)
+    mean, std = task.statistics.mean, task.statistics.std
+    spacing = tuple(map(float, relative_spacing(task.spacing, task.shape)))
+    return PriorUnits(
+        mean=tuple(m + s * offset for m, s, offset in zip(mean, std, scales.mean, strict=True)),
+        deviation=tuple(s * ratio for s, ratio in zip(std, scales.std, strict=True)),
+        length=task.spacing[0] / spacing[0],
+        spacing=spacing,
+    )
+
+
+def root_mean_square(values: Sequence[float]) -> float:
+    """Return the root mean square of positive numbers, without squaring values that could overflow."""
+    largest = max(values)
+    return largest * math.sqrt(math.fsum((value / largest) ** 2 for value in values) / len(values))
 
 
 def latent_terms(names: Collection[str], features: Float[Array, "b n d"]) -> SampleTerms:

@@ -26,7 +26,6 @@ from ups_jax.models import (
     PointSimulator,
     Simulator,
     decode,
-    denormalize,
     encode,
     next_field,
     normalize,
@@ -156,7 +155,7 @@ class TrainingRollout:
         carry: State before the first scored step: a window of frames or latent tokens.
         targets: True frames of the scored steps, normalised, time first.
         advance: Maps a carry to (next carry, predicted frame, loss terms of the predicted tokens).
-        start_frame: Newest input frame in physical units.
+        start_frame: Newest input frame, normalised and without noise.
         input_frames: Input frames, normalised and without noise; None for rollouts on latent states.
         last_step: Maps a carry to (predicted frame, loss terms of the predicted tokens); None if leaving out the next
             carry saves nothing.
@@ -198,8 +197,7 @@ def field_training_rollout(
         pred, terms = _predict_frame(names, model, params, window, cond)
         return next_window(window, pred), pred, terms
 
-    start_frame = batch.fields[:, model.context - 1].astype(jnp.float32)
-    return TrainingRollout(window, later[config.pushforward :], advance, start_frame, context)
+    return TrainingRollout(window, later[config.pushforward :], advance, context[:, -1], context)
 
 
 def latent_training_rollout(
@@ -245,8 +243,7 @@ def latent_training_rollout(
             jnp.asarray(batch.draws["num_true_steps"]),
             append=lambda _, newest: newest,
         )
-    start_frame = denormalize(decode(model, frozen_codec, first), model.task.statistics)
-    return TrainingRollout(z, targets, advance, start_frame, last_step=last_step)
+    return TrainingRollout(z, targets, advance, decode(model, frozen_codec, first), last_step=last_step)
 
 
 def _time_first(tokens: Float[Array, "b t *n d"]) -> Float[Array, "t b n d"]:

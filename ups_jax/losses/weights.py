@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ups_jax.config import TrainingConfig
+from ups_jax.config import PhysicsPriorsConfig, TrainingConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
-from ups_jax.losses.boundary import find_walls
+from ups_jax.losses.boundary import PointLocation, find_walls, point_location
 from ups_jax.losses.spectral import BANDS
 
 _PRIORS = ("divergence", "conservation", "boundary", "positivity", "smoothness", "latent_norm", "latent_diversity")
@@ -121,6 +121,29 @@ def channel_indices(names: tuple[str, ...], key: str, task: Task) -> tuple[int, 
     return tuple(task.channels.index(name) for name in names or task.channels)
 
 
+def wall_location(task: Task, priors: PhysicsPriorsConfig) -> PointLocation:
+    """Return whether the grid's outermost points are on the walls of a boundary condition or half a spacing inside.
+
+    For a task that was recorded without `loss_scales`, they count as on the walls.
+
+    Raises:
+        ConfigError: If `bc_points` is `auto` and the coordinates of the grid do not decide.
+    """
+    if priors.bc_points != "auto":
+        return priors.bc_points
+    if task.loss_scales is None or priors.bc_condition == "periodic":
+        return "nodes"
+    location = point_location(find_walls(task.periodic, priors.bc_type), task.origin, task.spacing)
+    if location is None:
+        raise ConfigError(
+            f"training.physics_priors.bc_points: the first coordinates {_join_numbers(task.origin)} of task "
+            f"{task.name} do not show where the walls are: they are neither multiples of the spacing "
+            f"{_join_numbers(task.spacing)} nor half a spacing from one; set the key to nodes if the outermost points "
+            "are on the walls, or to cells if they are half a spacing inside"
+        )
+    return location
+
+
 def _check_point_set(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
     """Raise ConfigError if a weighted term or the query sampling needs a grid; `task` is on points."""
     grid_terms = [name for name in weights if name not in POINT_SET_TERMS]
@@ -191,6 +214,12 @@ def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task)
                 f"{weight_key('boundary')}: needs a wall, but the grid of task {task.name} is periodic at side "
                 f"{priors.bc_type} (training.physics_priors.bc_type); set the weight to 0"
             )
+        wall_location(task, priors)
+
+
+def _join_numbers(values: Iterable[float]) -> str:
+    """Return the numbers separated by commas."""
+    return _join(f"{value:g}" for value in values)
 
 
 def _join(names: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from ups_jax.core.task import Task
 from ups_jax.metrics import METRICS
+from ups_jax.metrics.bands import LOW_BAND, MID_BAND
 
 Fields = Float[Array | np.ndarray, "b t *s c"]
 PerFrame = Float[Array, "b t"]
@@ -31,10 +32,6 @@ RELATIVE_FLOOR = 1e-6
 VARIANCE_EPSILON = 1e-7
 # Floor of the energy of a band in `spectrum_error`, as a share of the energy of all wavenumbers above 0.
 BAND_FLOOR = 1e-6
-
-# First and last wavenumber of a band, in waves per domain length; the high band is everything above.
-LOW_BAND = (0, 3)
-MID_BAND = (4, 11)
 
 # A rollout counts as decorrelated when its correlation with the truth falls below this.
 DECORRELATION_THRESHOLD = 0.8

@@ -6,6 +6,7 @@ process is killed before this, its next start deletes the incomplete checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -361,6 +362,17 @@ def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[st
 def tasks_from_meta(meta: dict[str, Any]) -> tuple[Task, ...]:
     """Return the tasks in the metadata of a checkpoint; old checkpoints have one task under the key `task`."""
     return tuple(map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]]))
+
+
+def recorded_tasks(directory: Path) -> tuple[Task, ...]:
+    """Return the tasks of the newest readable checkpoint in a folder, empty if there is none."""
+    if directory.is_dir():
+        # A damaged checkpoint is reported and quarantined by `restore_latest`.
+        with contextlib.suppress(CheckpointError), Checkpoints(directory, read_only=True) as checkpoints:
+            for step in reversed(checkpoints.steps()):
+                with contextlib.suppress(CheckpointError):
+                    return tasks_from_meta(checkpoints.meta(step))
+    return ()
 
 
 def _ranking_metric(metrics: Any) -> float:

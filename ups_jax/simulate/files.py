@@ -27,6 +27,7 @@ from ups_jax.simulate.presets import (
     MeshPreset,
     ParticlePreset,
     Preset,
+    ReactionPreset,
     TransportPreset,
 )
 from ups_jax.simulate.triangles import HeatTrajectory
@@ -69,9 +70,8 @@ def tensor_datasets(
     parameters: Mapping[str, Float[np.ndarray, " n"]],
 ) -> dict[str, np.ndarray]:
     """Return the content of a file in PDEBench's tensor layout: a scalar field and any number of parameters."""
-    points = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
     datasets = {"tensor": np.ascontiguousarray(fields, np.float32)}
-    datasets |= {f"{axis}-coordinate": points for axis in AXES[: fields.ndim - 2]}
+    datasets |= {f"{axis}-coordinate": _coordinates(preset) for axis in AXES[: fields.ndim - 2]}
     # PDEBench stores one time more than there are frames.
     datasets["t-coordinate"] = np.arange(preset.steps + 2) * preset.dt
     return datasets | {f"parameters/{name}": np.asarray(values, np.float32) for name, values in parameters.items()}
@@ -96,29 +96,30 @@ def compressible_datasets(
     """Return the content of a file in PDEBench's compressible layout: a dataset for each channel, and cell centres."""
     channels = zip(("density", "pressure", "Vx"), np.moveaxis(fields, -1, 0), strict=True)
     return {name: np.ascontiguousarray(values, np.float32) for name, values in channels} | {
-        "x-coordinate": _cell_centres(preset),
+        "x-coordinate": _coordinates(preset),
         "t-coordinate": np.arange(preset.steps + 2) * preset.dt,
         "parameters/eta": np.asarray(eta, np.float32),
     }
 
 
 def seed_group_datasets(
-    preset: FiniteVolumePreset,
+    preset: FiniteVolumePreset | ReactionPreset,
     fields: Float[np.ndarray, "n t *s c"],
-    coefficients: Float[np.ndarray, " n"],
-    channels: Sequence[str] = ("h", "u", "v"),
+    coefficients: Mapping[str, Float[np.ndarray, " n"]],
+    channels: Sequence[str],
 ) -> dict[str, np.ndarray | str]:
     """Return the content of a file in PDEBench's layout with one HDF5 group per trajectory.
 
-    Each group has a text `config` with the coefficient. The root attribute `channels` lists the names of the channels.
+    Each group has a text `config` with the coefficients. The root attribute `channels` lists the names of the channels.
     """
     content: dict[str, np.ndarray | str] = {"/channels": ", ".join(channels)}
-    for index, (values, coefficient) in enumerate(zip(fields, coefficients, strict=True)):
+    for index, values in enumerate(fields):
         group = f"{index:04d}"
         content[f"{group}/data"] = np.ascontiguousarray(values, np.float32)
-        content |= {f"{group}/grid/{axis}": _cell_centres(preset) for axis in AXES[: preset.dimensions]}
+        content |= {f"{group}/grid/{axis}": _coordinates(preset) for axis in AXES[: preset.dimensions]}
         content[f"{group}/grid/t"] = np.arange(preset.steps + 1) * preset.dt
-        content[f"{group}/config"] = f"sim:\n  {preset.coefficient}: {float(coefficient)!r}\n  seed: {index}\n"
+        numbers = [f"  {name}: {float(items[index])!r}\n" for name, items in coefficients.items()]
+        content[f"{group}/config"] = f"sim:\n{''.join(numbers)}  seed: {index}\n"
     return content
 
 
@@ -216,8 +217,10 @@ def check_provenance(path: Path, provenance: Provenance, names: Sequence[str] = 
             raise DataError(f"{path}: has {name} {actual[name]}, but {expected[name]} is expected; {hint}")
 
 
-def _cell_centres(preset: FiniteVolumePreset) -> Float[np.ndarray, " x"]:
-    return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
+def _coordinates(preset: Preset | ReactionPreset | FiniteVolumePreset | TransportPreset) -> Float[np.ndarray, " x"]:
+    """Return the coordinates of the stored points along an axis: cell centres for finite volumes, otherwise nodes."""
+    offset = 0.5 if isinstance(preset, FiniteVolumePreset) else 0.0
+    return preset.origin + (np.arange(preset.points) + offset) * (preset.extent / preset.points)
 
 
 def _count_trajectories(file: h5py.File) -> int:

@@ -19,6 +19,7 @@ from ups_jax.simulate.presets import (
     FiniteVolumePreset,
     MeshPreset,
     ParticlePreset,
+    ReactionPreset,
     TransportPreset,
 )
 
@@ -108,8 +109,15 @@ def _solve(
         from ups_jax.simulate import finite_volumes
 
         fields, coefficients = finite_volumes.solve(task, preset, seed, report)
-        datasets = files.compressible_datasets if preset.dimensions == 1 else files.seed_group_datasets
-        return datasets(preset, fields, coefficients), fields
+        if preset.dimensions == 1:
+            return files.compressible_datasets(preset, fields, coefficients), fields
+        content = files.seed_group_datasets(preset, fields, {preset.coefficient: coefficients}, ("h", "u", "v"))
+        return content, fields
+    if isinstance(preset, ReactionPreset):
+        from ups_jax.simulate import gray_scott
+
+        fields, rates = gray_scott.solve(task, preset, seed, report)
+        return files.seed_group_datasets(preset, fields, rates, gray_scott.CHANNELS), fields
     if isinstance(preset, MeshPreset):
         from ups_jax.simulate import heat
 

@@ -32,6 +32,7 @@ from ups_jax.losses import StageLoss, StepContext, weight_key
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import Batch, normalize
 from ups_jax.runs.best_weights import Weights, best_weights
+from ups_jax.runs.checkpoint import recorded_tasks
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import check_logging
 from ups_jax.trainer.frozen_codec import check_latent_source, with_field_source, with_stored_latents
@@ -92,7 +93,7 @@ def preflight(
     if data is None:
         generate_missing_data(cfg, console)
     check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_size_key(stage))
-    data = open_mixture(cfg) if data is None else data
+    data = with_recorded_scales(open_mixture(cfg) if data is None else data, run, stage)
     model = build_joint_model(cfg, data.tasks, stage)
     plan = make_plan(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
     losses = model.losses(spec, cfg)
@@ -142,6 +143,22 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
         if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
             changed = "; ".join(_describe_changes(record["config"], cfg, name))
             raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
+
+
+def with_recorded_scales(data: Mixture, run: RunDirectory, stage: str) -> Mixture:
+    """Return the data with the loss scales of the stage's newest readable checkpoint, unchanged for a new stage.
+
+    The loss of a resumed run keeps its meaning: a run recorded without loss scales keeps its former units and floors.
+    """
+    recorded = recorded_tasks(run.checkpoint_folder(stage))
+    if len(recorded) != len(data.datasets):
+        return data
+    return Mixture(
+        datasets=tuple(
+            replace(dataset, task=replace(dataset.task, loss_scales=task.loss_scales))
+            for dataset, task in zip(data.datasets, recorded, strict=True)
+        )
+    )
 
 
 def check_required_stages(run: RunDirectory, spec: StageSpec, task_kind: str) -> None:
@@ -295,7 +312,9 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, terms: lis
     """
     spec = stage_spec(stage)
     normalised = model.clone(task=_with_normalised_units(model.task))
-    losses = spec.losses(normalised, cfg)
+    # The prescribed value, which is in physical units, does not change which parameters a term depends on.
+    priors = replace(cfg.training.physics_priors, bc_value=0.0)
+    losses = spec.losses(normalised, replace(cfg, training=replace(cfg.training, physics_priors=priors)))
     key = jax.random.key(cfg.seed)
 
     def normalised_row(number: int) -> Batch:

@@ -177,25 +177,31 @@ class QuerySamplingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PhysicsPriorsConfig:
-    """Loss terms of the decoded prediction in physical units."""
+    """Loss terms of the decoded prediction.
+
+    The unit of a value is the standard deviation of its channel in the training set, and the unit of length is the
+    geometric mean of the domain's sides.
+    """
 
     enabled: bool = True
     """`false` turns off all terms of this section, whatever their weights."""
 
     lambda_divergence: Weight = 0.0
-    """Weight of the mean absolute divergence of `velocity`, in 1 / time."""
+    """Weight of the mean absolute divergence of `velocity`, whose unit is the root mean square of the components'
+    standard deviations."""
 
     lambda_conservation: Weight = 0.0
-    """Weight of the change of the field's spatial mean, relative to the field's root mean square."""
+    """Weight of the change of the field's spatial mean, relative to the field's root mean square about its training
+    mean."""
 
     lambda_boundary: Weight = 0.0
     """Weight of the squared residual of the boundary condition on the grid's walls."""
 
     lambda_positivity: Weight = 0.0
-    """Weight of the mean size of negative values, in the field's unit."""
+    """Weight of the mean size of negative physical values."""
 
     lambda_smoothness: Weight = 0.0
-    """Weight of the mean absolute slope, in the field's unit over length."""
+    """Weight of the mean absolute slope."""
 
     lambda_latent_norm: Weight = 0.0
     """Weight of the difference between 1 and the norm of the learned features of predicted tokens."""
@@ -227,6 +233,10 @@ class PhysicsPriorsConfig:
 
     bc_condition: Literal["dirichlet", "neumann", "periodic"] = "dirichlet"
     """`dirichlet`: the value is `bc_value`. `neumann`: the outward slope is. `periodic`: both ends are equal."""
+
+    bc_points: Literal["auto", "nodes", "cells"] = "auto"
+    """Whether the outermost grid points are on the walls (`nodes`) or half a spacing inside (`cells`, the centres of
+    cells). `auto` decides by the first coordinate: a multiple of the spacing, or half a spacing from one."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

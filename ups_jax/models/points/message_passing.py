@@ -7,6 +7,7 @@ depend on the choice between equally distant points, as on a regular mesh.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,9 @@ def nearest_neighbours(
         chunk_size: Number of points whose distances to all others are in memory at once; None for a default.
     """
     points = coords.shape[1]
+    # Squared lengths must not overflow or vanish in float32; dividing by a power of two is exact.
+    unit = length_unit(box)
+    coords, box = coords / unit, [side / unit for side in box]
     fixed_coords = jax.lax.stop_gradient(coords)
     point_ids = jnp.arange(points)
 
@@ -82,12 +86,19 @@ def nearest_neighbours(
     squares = jnp.square(offset).sum(-1)
     # If there are too few candidates, the last entries are padding points or the point itself.
     is_neighbour = (_take_neighbours(mask, index) > 0) & (index != ids[..., None]) & (mask[..., None] > 0)
-    radius_squares = jnp.full((*mask.shape, 1), jnp.inf if radius is None else radius**2, squares.dtype)
+    radius_squares = jnp.full((*mask.shape, 1), jnp.inf if radius is None else (radius / unit) ** 2, squares.dtype)
     if index.shape[-1] > count:
         radius_squares = jnp.minimum(radius_squares, jnp.where(is_neighbour, squares, jnp.inf)[..., count:])
         index, offset, squares, is_neighbour = (x[:, :, :count] for x in (index, offset, squares, is_neighbour))
     weight = jnp.maximum(1 - squares / jnp.maximum(radius_squares, 1e-12 * max(box) ** 2), 0.0) * is_neighbour
-    return Neighbours(index=index, offset=offset, weight=weight / (weight.sum(-1, keepdims=True) + _EMPTY_WEIGHT))
+    return Neighbours(
+        index=index, offset=offset * unit, weight=weight / (weight.sum(-1, keepdims=True) + _EMPTY_WEIGHT)
+    )
+
+
+def length_unit(box: Sequence[float]) -> float:
+    """Return the smallest power of two that is not smaller than any side of a box."""
+    return 2.0 ** math.ceil(math.log2(max(box)))
 
 
 class NeighbourMessages(nn.Module):

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import LatentConfig
 from ups_jax.core.task import Task
 from ups_jax.models.points.chunking import CHUNK_SIZE, chunked_map, chunked_reduce
+from ups_jax.models.points.message_passing import length_unit
 
 
 class NodePooling(nn.Module):
@@ -183,7 +184,9 @@ def shepard_interpolation(
     References:
         Shepard 1968.
     """
-    offset = query[:, :, None] - coords[:, None]
+    unit = length_unit(box)
+    offset = (query[:, :, None] - coords[:, None]) / unit
+    box = [side / unit for side in box]
     lengths = jnp.asarray(box, offset.dtype).reshape(1, 1, 1, -1)
     wraps = jnp.asarray(periodic).reshape(1, 1, 1, -1)
     offset = jnp.where(wraps, (offset / lengths + 0.5) % 1 * lengths - 0.5 * lengths, offset)
