@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import PyTree
 from ups_jax.config import Config, from_dict
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError
+from ups_jax.core.stage_names import STAGES
 from ups_jax.core.task import Task
 from ups_jax.runs.checkpoint import Checkpoints, read_validation_metric, tasks_from_meta
 from ups_jax.runs.checksums import content_digest
@@ -87,6 +89,18 @@ def best_weights(path: Path, stage: str) -> Weights:
     quarantined = record["stages"].get(stage, {}).get("set_aside")
     _warn_of_better_checkpoints(directory, best.step, reasons, quarantined if isinstance(quarantined, dict) else {})
     return best
+
+
+def recorded_tasks(run: RunDirectory) -> tuple[Task, ...]:
+    """Return the tasks that the newest readable checkpoint of a run records; none if there is no such checkpoint."""
+    for stage in STAGES if run.has_record() else ():
+        if not run.checkpoint_folder(stage).is_dir():
+            continue
+        with Checkpoints(run.checkpoint_folder(stage), read_only=True) as checkpoints:
+            for step in reversed(checkpoints.steps()):
+                with contextlib.suppress(CheckpointError):
+                    return tasks_from_meta(checkpoints.meta(step))
+    return ()
 
 
 def _best_weights_and_read_errors(

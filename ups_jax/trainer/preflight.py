@@ -31,7 +31,7 @@ from ups_jax.distributed.processes import on_host0
 from ups_jax.losses import StageLoss, StepContext, weight_key
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import Batch, normalize
-from ups_jax.runs.best_weights import Weights, best_weights
+from ups_jax.runs.best_weights import Weights, best_weights, recorded_tasks
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import check_logging
 from ups_jax.trainer.frozen_codec import check_latent_source, with_field_source, with_stored_latents
@@ -93,17 +93,36 @@ def preflight(
         generate_missing_data(cfg, console)
     check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_size_key(stage))
     data = open_mixture(cfg) if data is None else data
+    weights = None if init_from is None else best_weights(init_from, stage)
+    data = with_partitions_of(data, recorded_tasks(run) or (() if weights is None else weights.tasks))
     model = build_joint_model(cfg, data.tasks, stage)
     plan = make_plan(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
     losses = model.losses(spec, cfg)
     with jit_context(cfg.training.compile):
         # On fields: which parameters a loss term affects does not depend on latents, which are opened below.
         check_all_term_gradients(model, with_field_source(cfg), stage, first_batches(data, cfg, stage))
-    weights = None if init_from is None else best_weights(init_from, stage)
     if weights is not None:
         check_init_fold(cfg, data.fingerprint, weights)
     data = with_stored_latents(cfg, stage, data, run, weights, init_from)
     return Preflight(data=data, model=model, losses=losses, plan=plan, init_weights=weights)
+
+
+def with_partitions_of(data: Mixture, tasks: Sequence[Task]) -> Mixture:
+    """Return the data with the partition of each grid into patches that a trained run records.
+
+    Only runs of earlier versions have another partition than new data; parameters do not fit to both.
+
+    Args:
+        tasks: Tasks of the run, in the order of the data; empty if there is no such run.
+    """
+    if len(tasks) != len(data.datasets):
+        return data
+    pairs = zip(data.datasets, tasks, strict=True)
+    return Mixture(
+        datasets=tuple(
+            replace(dataset, task=replace(dataset.task, partition=task.partition)) for dataset, task in pairs
+        )
+    )
 
 
 def generate_missing_data(cfg: Config, console: Console) -> None:
