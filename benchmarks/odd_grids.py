@@ -1,6 +1,8 @@
-"""What does a grid cost that the patches do not divide? The time of a training step on 101, 129 x 129 and 53 x 31
-points beside that on 100, 128 x 128 and 52 x 32 (the two take turns), and with --accuracy the error on burgers1d with
-101 points beside that with 100 points, trained for the same seconds.
+"""Compare grids that no patch divides with the nearest grids that patches divide.
+
+The first table is the time of a training step on 101, 53 x 31 and 129 x 129 points against 100, 52 x 32 and 128 x 128
+points; the two grids of a pair take turns. With --accuracy, burgers1d is trained for the same seconds on 100 and on 101
+points, and the second table is the test error.
 """
 
 from __future__ import annotations

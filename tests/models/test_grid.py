@@ -6,12 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ups_jax.models.grid import (
-    GridConv,
-    interpolate,
-    interpolate_to_grid,
-    stack_neighbours,
-)
+from ups_jax.models.grid import GridConv, interpolate, interpolate_to_grid, stack_neighbours
 from ups_jax.models.spectral import SpectralMixing
 
 

@@ -110,9 +110,7 @@ def grid_patches(shape: Sequence[int], periodic: Sequence[bool], patch_size: int
     if partition == "full":
         counts = [-(-points // patch_size) for points in shape]
     else:
-        counts = [
-            points // max(size for size in range(1, patch_size + 1) if points % size == 0) for points in shape
-        ]
+        counts = [points // max(size for size in range(1, patch_size + 1) if points % size == 0) for points in shape]
     sizes = [-(-points // count) for points, count in zip(shape, counts, strict=True)]
     return Patches(tuple(shape), tuple(periodic), tuple(sizes), tuple(counts))
 
