@@ -94,9 +94,11 @@ def best_weights(path: Path, stage: str) -> Weights:
 def recorded_tasks(run: RunDirectory) -> tuple[Task, ...]:
     """Return the tasks that the newest readable checkpoint of a run records; none if there is no such checkpoint."""
     for stage in STAGES if run.has_record() else ():
-        if not run.checkpoint_folder(stage).is_dir():
+        folder = run.checkpoint_folder(stage)
+        if not folder.is_dir():
             continue
-        with Checkpoints(run.checkpoint_folder(stage), read_only=True) as checkpoints:
+        # A damaged checkpoint is reported when the training restores it.
+        with contextlib.suppress(CheckpointError), Checkpoints(folder, read_only=True) as checkpoints:
             for step in reversed(checkpoints.steps()):
                 with contextlib.suppress(CheckpointError):
                     return tasks_from_meta(checkpoints.meta(step))
