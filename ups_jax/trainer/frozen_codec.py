@@ -162,8 +162,9 @@ def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
         lines.append(
             "note        data.augment applies periodic shifts only: the other symmetries cannot act on latents"
         )
-    tokens = zip(dataset.task.axes, dataset.task.periodic, dataset.task.shape, cache.manifest.tokens, strict=True)
-    undivided = [axis for axis, periodic, points, count in tokens if periodic and points % count]
+    task = dataset.task
+    axes = zip(task.axes, task.periodic, task.shape, cache.manifest.tokens, strict=True)
+    undivided = [axis for axis, periodic, points, count in axes if periodic and points % count]
     if cfg.data.augment and undivided:
         lines.append(
             f"note        data.augment applies no shifts along {', '.join(undivided)}: patches of "
