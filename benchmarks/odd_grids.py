@@ -140,7 +140,7 @@ def accuracy_row(points: int, seed: int, steps: int, data_root: str) -> dict[str
     simulate.generate_missing(cfg)
     with h5py.File(data_path(cfg.data, cfg.data.tasks[0])) as file:
         stored, times, x = (np.asarray(file[name]) for name in ("tensor", "t-coordinate", "x-coordinate"))
-        coefficients = {"nu": np.asarray(file["nu"])}
+        coefficients = {"nu": np.asarray(file["parameters/nu"])}
     extent = (x[1] - x[0]) * len(x)
     modes = np.fft.rfft(stored.astype(np.float64), axis=2)[:, :, : points // 2 + 1]
     if points % 2 == 0:
@@ -156,8 +156,8 @@ def accuracy_row(points: int, seed: int, steps: int, data_root: str) -> dict[str
         "points": points,
         "seed": seed,
         "steps": steps,
-        "one_step": result["one_step"]["nrmse"],
-        "rollout": result["rollout"]["nrmse"],
+        "one_step": result["metrics"]["burgers1d"]["one_step"]["nrmse"],
+        "rollout": result["metrics"]["burgers1d"]["rollout"]["nrmse"],
     }
 
 
