@@ -210,6 +210,8 @@ def test_windows_of_latents_are_those_of_the_drawing_rolled_by_whole_tokens(tmp_
     drawn = [windows.draw_windows(plan, n) for n in range(20)]
     assert {int(shift) for draw in drawn for shift in draw.shifts[:, 0]} == {0, 1}
     assert all((draw.shifts[:, 1] == 0).all() for draw in drawn)
+    # Patches that do not divide the axis are not equivariant to shifts.
+    assert latents.adapt_plan(replace(of_fields, shape=(7, 12))).roll_axes == (False, False)
     draw = drawn[0]
     batch = latents.read_batch(draw)
     # The context's last frame and one that is given, then those that are scored; frame 2 has the first latent.

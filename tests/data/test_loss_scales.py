@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import CONFIGS
+from rich.console import Console
 
 from ups_jax import losses
 from ups_jax.config import load
-from ups_jax.core.task import Task
-from ups_jax.data import Dataset, batch_at, from_arrays
-from ups_jax.data.mixture import Mixture
+from ups_jax.data import Dataset, as_mixture, batch_at, from_arrays
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import normalize
 from ups_jax.runs.api import save
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.trainer.preflight import with_recorded_scales
+from ups_jax.trainer.preflight import preflight
 from ups_jax.training.build import build, init_state
 
 # A term of the prediction 0 under this floor is the root of denominator over floor.
@@ -72,7 +71,9 @@ def test_a_resumed_run_keeps_the_scales_that_it_was_recorded_with(waves: Dataset
     model, tx = build(cfg, former)
     state = init_state(model, tx, batch_at(former, cfg, "operator", 0), jax.random.key(0))
     save(tmp_path / "run", state, cfg, former)
-    (resumed,) = with_recorded_scales(Mixture(datasets=(waves,)), RunDirectory(tmp_path / "run"), "operator").tasks
-    assert waves.task.loss_scales is not None and resumed == former.task
-    (new,) = with_recorded_scales(Mixture(datasets=(waves,)), RunDirectory(tmp_path / "other"), "operator").tasks
-    assert isinstance(new, Task) and new == waves.task
+    for name, tasks in (("run", (former.task,)), ("other", (waves.task,))):
+        checked = preflight(
+            cfg, "operator", RunDirectory(tmp_path / name), data=as_mixture(waves), console=Console(quiet=True)
+        )
+        assert checked.data.tasks == checked.model.tasks == tasks
+    assert waves.task.loss_scales is not None

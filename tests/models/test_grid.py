@@ -5,35 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ups_jax.models.grid import (
-    GridConv,
-    interpolate,
-    interpolate_to_grid,
-    patch_shape,
-    patchify,
-    stack_neighbours,
-    unpatchify,
-)
+from ups_jax.models.grid import GridConv, interpolate, interpolate_to_grid, stack_neighbours
 from ups_jax.models.spectral import SpectralMixing
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(1, 8))
-def test_a_patch_divides_the_grid_and_is_the_largest_that_does(shape: list[int], size: int) -> None:
-    for points, chosen in zip(shape, patch_shape(shape, size), strict=True):
-        assert points % chosen == 0 and chosen <= size
-        assert not any(points % larger == 0 for larger in range(chosen + 1, size + 1))
-
-
-@pytest.mark.parametrize(("shape", "patch"), [((12,), (4,)), ((6, 8), (3, 2)), ((4, 6, 8), (2, 3, 4))])
-def test_patchify_keeps_each_patch_together_and_inverts(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
-    x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
-    tokens = patchify(jnp.asarray(x), patch)
-    first = x[(slice(None), *(slice(0, size) for size in patch))].reshape(2, -1)
-    np.testing.assert_array_equal(tokens[(slice(None), *(0,) * len(shape))], first)
-    np.testing.assert_array_equal(unpatchify(tokens, patch), x)
 
 
 def test_neighbours_wrap_on_periodic_axes_and_repeat_the_edge_elsewhere() -> None:

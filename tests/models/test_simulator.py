@@ -15,9 +15,19 @@ import pytest
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
 from ups_jax.core.task import Coefficient, Statistics, Task
 from ups_jax.models import Conditions, LatentState, Simulator
+from ups_jax.models.patches import task_patches
 
 CORES = ["spectral", "pdet_unet", "pdet_stack"]
-GRIDS = [((32,), (True,)), ((30,), (False,)), ((13,), (True,)), ((8, 12), (True, True)), ((12, 9), (True, False))]
+# Patches of 4 points divide the axes of 32, 8 and 12 points; a patch of 3 divides 9 points.
+GRIDS = [
+    ((32,), (True,)),
+    ((30,), (False,)),
+    ((13,), (True,)),
+    ((8, 12), (True, True)),
+    ((12, 9), (True, False)),
+    ((5, 7, 11), (True, False, True)),
+    ((13, 17), (True, False)),
+]
 
 
 def task_on(shape: tuple[int, ...], periodic: tuple[bool, ...], channels: int = 1) -> Task:
@@ -25,7 +35,7 @@ def task_on(shape: tuple[int, ...], periodic: tuple[bool, ...], channels: int = 
     return Task(
         name="any",
         channels=("u", "v")[:channels],
-        axes=("x", "y")[:axes],
+        axes=("x", "y", "z")[:axes],
         shape=shape,
         origin=(-1.0,) * axes,
         spacing=tuple(2 / points for points in shape),
@@ -120,6 +130,17 @@ def test_the_spectral_core_commutes_with_shifts_by_whole_patches() -> None:
     np.testing.assert_allclose(moved_before, moved_after, atol=2e-6)
 
 
+def test_a_step_on_a_resampled_axis_commutes_with_shifts_by_whole_tokens() -> None:
+    # 30 points are resampled to 8 patches of 4, so 15 points are exactly 4 patches.
+    model = simulator(task_on((30,), (True,), channels=2))
+    case = case_of("spectral", (30,), (True,))
+    assert task_patches(model.task, model.latent).extended_shape == (32,)
+    moved_before = case.step(case.trained, np.roll(case.fields, 15, 2), conditions())
+    moved_after = np.roll(case.step(case.trained, case.fields, conditions()), 15, 1)
+    np.testing.assert_allclose(moved_before, moved_after, atol=1e-5)
+    assert np.abs(moved_after - np.roll(moved_after, 15, 1)).max() > 0.1
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_time_step_and_coefficient_reach_the_prediction_and_an_unknown_one_does_not(core: str) -> None:
     case = case_of(core, *GRIDS[-1])
@@ -170,13 +191,14 @@ def test_decoding_between_walls_is_exact_for_a_cubic() -> None:
     np.testing.assert_allclose(decoded_between(GRIDS[1], lambda x: x**3 - x, points), points**3 - points, atol=1e-5)
 
 
-def test_the_same_parameters_step_a_finer_grid() -> None:
-    coarse, fine = simulator(task_on((16,), (True,), channels=2)), case_of("spectral", *GRIDS[0])
-    shapes = jax.eval_shape(coarse.init, jax.random.key(0), np.zeros((3, 2, 16, 2), np.float32), conditions())
+@pytest.mark.parametrize("grid", [GRIDS[0], GRIDS[2]], ids=["divided", "prime"])
+def test_the_same_parameters_step_another_grid(grid: tuple[tuple[int, ...], tuple[bool, ...]]) -> None:
+    trained_on, other = simulator(task_on((16,), (True,), channels=2)), case_of("spectral", *grid)
+    shapes = jax.eval_shape(trained_on.init, jax.random.key(0), np.zeros((3, 2, 16, 2), np.float32), conditions())
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
-    result = fine.step(params, fine.fields, conditions())
-    assert result.shape == (3, 32, 2)
+    result = other.step(params, other.fields, conditions())
+    assert result.shape == (3, *grid[0], 2)
     assert np.isfinite(result).all()
 
 

@@ -17,7 +17,8 @@ from ups_jax.models import Conditions, LatentState, Simulator, decode, denormali
 from ups_jax.rollout.autoregressive import latent_rollout, rollout
 
 STEPS = 3
-GRIDS = [((32,), (True,)), ((8, 12), (True, False))]
+# Patches of 4 points do not divide the last grid.
+GRIDS = [((32,), (True,)), ((8, 12), (True, False)), ((13, 17), (True, False))]
 
 
 def simulator(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Simulator:
@@ -43,7 +44,7 @@ class Case(NamedTuple):
     latent: Callable[..., jax.Array]
 
 
-@pytest.fixture(scope="module", params=GRIDS, ids=["1d", "2d"])
+@pytest.fixture(scope="module", params=GRIDS, ids=["1d", "2d", "undivided"])
 def case(request: pytest.FixtureRequest) -> Case:
     shape, periodic = request.param
     model = simulator(shape, periodic)

@@ -22,9 +22,11 @@ from rich.console import Console
 
 from ups_jax.config import load
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
+from ups_jax.data import Dataset, Mixture
 from ups_jax.models import Batch
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.trainer import dry_run as module
+from ups_jax.trainer.console import patch_notes
 from ups_jax.trainer.dry_run import MISSING, dry_run, peak_bytes, step_costs
 from ups_jax.trainer.timing import StepTrial, open_step_trial
 from ups_jax.training.stages import enabled_stages
@@ -180,3 +182,27 @@ def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pyte
     with pytest.raises(ConfigError, match=r"stages\.operator\.batch_size=8.*accum_steps") as error:
         shown(data_root)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ratio"), [((101,), None), ((129, 129), None), ((33, 33), "1.27"), ((5,), "2"), ((3,), None)]
+)
+def test_a_note_states_the_cost_of_a_grid_that_patches_divide_badly(
+    waves: Dataset, shape: tuple[int, ...], ratio: str | None
+) -> None:
+    axes = len(shape)
+    task = replace(
+        waves.task, shape=shape, axes=("x", "y")[:axes], origin=(0.0,) * axes, spacing=(1.0,) * axes,
+        periodic=(False,) * axes,
+    )  # fmt: skip
+    cfg = load(CONFIGS / "tiny.yaml", ["latent.patch_size=4"])
+    notes = patch_notes(cfg, Mixture(datasets=(replace(waves, task=task),)))
+    assert [f"about {ratio} times" in note for note in notes] == ([] if ratio is None else [True])
+
+
+def test_a_note_states_the_cost_of_patches_of_one_point_in_an_earlier_run(waves: Dataset) -> None:
+    task = replace(waves.task, shape=(101,), partition="divisor")
+    (note,) = patch_notes(
+        load(CONFIGS / "tiny.yaml", ["latent.patch_size=4"]), Mixture(datasets=(replace(waves, task=task),))
+    )
+    assert "101 tokens" in note and "about 4.04 times one on 100 points" in note

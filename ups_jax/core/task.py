@@ -113,6 +113,9 @@ class Task:
         origin: Coordinates of the first grid point, or of the lower corner of a point cloud's box.
         spacing: Grid spacing of each axis.
         periodic: Whether each axis is periodic.
+        partition: How a grid axis that the patch size of the model does not divide is split into patches: `full` into
+            patches of nearly this size (`ups_jax.models.patches`), `divisor` into patches of the largest size that
+            divides the axis, as in all runs whose record lacks this entry.
         dt: Time between two frames that the model steps through, time stride included; 1 for a steady task.
         coefficients: PDE coefficients of all tasks that the model is trained on.
         conserved: Indices of channels whose spatial mean is constant in time.
@@ -136,6 +139,7 @@ class Task:
     origin: tuple[float, ...]
     spacing: tuple[float, ...]
     periodic: tuple[bool, ...]
+    partition: Literal["full", "divisor"] = "full"
     dt: float
     coefficients: tuple[Coefficient, ...] = ()
     conserved: tuple[int, ...] = ()
@@ -205,6 +209,7 @@ class Task:
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
+        plain.setdefault("partition", "divisor")
         plain["coefficients"] = tuple(Coefficient(**item) for item in values["coefficients"])
         plain["symmetries"] = tuple(
             Symmetry(**{key: tuple(axes) for key, axes in item.items()}) for item in values["symmetries"]

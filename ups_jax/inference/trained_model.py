@@ -34,7 +34,7 @@ from ups_jax.inference.inputs import (
     is_traced,
     make_conditions,
 )
-from ups_jax.models.grid import patch_shape
+from ups_jax.models.patches import task_patches
 from ups_jax.rollout.autoregressive import latent_rollout, reconstruct, rollout
 from ups_jax.rollout.steady import check_finer_grid, steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights, first_shape_difference
@@ -215,7 +215,7 @@ class TrainedModel:
         Raises:
             DataError: The time step differs from the trained one, or the grid does not fit the patches or cells.
         """
-        trained, patch_size = self.task, self.config.latent.patch_size
+        trained, latent = self.task, self.config.latent
         if trained.kind == "steady":
             check_finer_grid(trained, task)
             return self
@@ -223,14 +223,15 @@ class TrainedModel:
         if trained.scattered:
             # The latent tokens keep their positions and exchange messages with any number of points.
             new_task = replace(trained, shape=task.shape)
-        elif patch_shape(task.shape, patch_size) != patch_shape(trained.shape, patch_size):
-            raise DataError(
-                f"{self.path}: the model was trained on a grid of {trained.shape} points with patches of "
-                f"{patch_shape(trained.shape, patch_size)}; a grid of {task.shape} points has other patches; "
-                "interpolate the fields to the trained grid"
-            )
         else:
             new_task = replace(trained, shape=task.shape, origin=task.origin, spacing=task.spacing)
+            trained_size, new_size = (task_patches(item, latent).size for item in (trained, new_task))
+            if new_size != trained_size:
+                raise DataError(
+                    f"{self.path}: the model was trained on a grid of {trained.shape} points with patches of "
+                    f"{trained_size}; a grid of {task.shape} points has patches of {new_size}; "
+                    "interpolate its fields to the trained grid"
+                )
         return replace(self, models=JointModel((build_model(self.config, new_task, self.stage),)))
 
     def check_time_step(self, dt: float) -> None:

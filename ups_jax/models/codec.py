@@ -2,12 +2,11 @@
 
 Each token belongs to one patch of the grid. It holds the values of this patch in every input frame, newest first,
 followed by learned features of these values and of the neighbouring patches. The values are kept without loss and
-determine the features, so encoding the decoded frames gives the same tokens again.
+determine the features, so encoding the decoded frames gives the same tokens again. The networks take the values after
+`resample_patches`, which differ from the kept ones only on a periodic axis that the patch size does not divide.
 """
 
 from __future__ import annotations
-
-import math
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,7 +14,8 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig
 from ups_jax.core.task import Task
-from ups_jax.models.grid import GridConv, interpolate, patch_shape, patchify, unpatchify
+from ups_jax.models.grid import GridConv, interpolate
+from ups_jax.models.patches import task_patches
 
 # Name of the codec's subtree in a simulator's parameters.
 CODEC = "features"
@@ -33,10 +33,19 @@ class PatchFeatures(nn.Module):
         return nn.silu(GridConv(self.config.dim, 3, self.task.periodic, name="stem")(x))
 
 
-def frame_patches(fields: Float[Array, "b k *s c"], config: LatentConfig) -> Float[Array, "b *n kc"]:
+def frame_patches(fields: Float[Array, "b k *s c"], task: Task, config: LatentConfig) -> Float[Array, "b *n kc"]:
     """Return for each token its patch of every frame, newest frame first, concatenated on the channel axis."""
-    patch = patch_shape(fields.shape[2:-1], config.patch_size)
-    return jnp.concatenate([patchify(fields[:, -1 - back], patch) for back in range(fields.shape[1])], axis=-1)
+    patches = task_patches(task, config)
+    return jnp.concatenate([patches.patchify(fields[:, -1 - back]) for back in range(fields.shape[1])], axis=-1)
+
+
+def resample_patches(frames: Float[Array, "b *n kc"], task: Task, config: LatentConfig) -> Float[Array, "b *n kc"]:
+    """Return the patches of every frame, from `frame_patches`, as the networks take them."""
+    patches, width = task_patches(task, config), newest_patch_width(task, config)
+    if not patches.resampled_axes:
+        return frames
+    parts = [patches.resample(frames[..., first : first + width]) for first in range(0, frames.shape[-1], width)]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def to_tokens(patches: Float[Array, "b *n k"], features: Float[Array, "b *n dim"]) -> Float[Array, "b n d"]:
@@ -47,20 +56,18 @@ def to_tokens(patches: Float[Array, "b *n k"], features: Float[Array, "b *n dim"
 
 def newest_patch_width(task: Task, config: LatentConfig) -> int:
     """Return the number of channels of a patch of one frame; a token begins with its patch of the newest frame."""
-    return math.prod(patch_shape(task.shape, config.patch_size)) * len(task.channels)
+    return task_patches(task, config).points * len(task.channels)
 
 
 def to_grid(z: Float[Array, "b n d"], task: Task, config: LatentConfig) -> Float[Array, "b *n d"]:
     """Return the tokens `z` with the token axis reshaped to the axes of the grid, which `to_tokens` flattened."""
-    patch = patch_shape(task.shape, config.patch_size)
-    tokens = [points // size for points, size in zip(task.shape, patch, strict=True)]
-    return z.reshape(z.shape[0], *tokens, z.shape[-1])
+    return z.reshape(z.shape[0], *task_patches(task, config).counts, z.shape[-1])
 
 
 def decode_grid(z: Float[Array, "b n d"], task: Task, config: LatentConfig) -> Float[Array, "b *s c"]:
     """Return the newest frame held by the tokens `z`, normalised, at the points of the grid."""
     newest = to_grid(z[..., : newest_patch_width(task, config)], task, config)
-    return unpatchify(newest, patch_shape(task.shape, config.patch_size))
+    return task_patches(task, config).unpatchify(newest)
 
 
 def decode_points(
@@ -80,6 +87,6 @@ def _bounded_coordinates(
             shape = [1] * (len(task.shape) + 2)
             shape[1 + axis] = task.shape[axis]
             line = jnp.linspace(-1.0, 1.0, task.shape[axis], dtype=like.dtype).reshape(shape)
-            coords = patchify(jnp.broadcast_to(line, (1, *task.shape, 1)), patch_shape(task.shape, config.patch_size))
+            coords = task_patches(task, config).patchify(jnp.broadcast_to(line, (1, *task.shape, 1)))
             columns.append(jnp.broadcast_to(coords, (*like.shape[:-1], coords.shape[-1])))
     return columns

@@ -19,9 +19,9 @@ from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig
 from ups_jax.core.task import Statistics, Task
 from ups_jax.models.codec import PatchFeatures
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions, NoiseEmbedding
-from ups_jax.models.grid import patch_shape, patchify, unpatchify
 from ups_jax.models.layers import Dense, apply_model
 from ups_jax.models.operator import FieldExit, build_architecture
+from ups_jax.models.patches import task_patches
 
 
 @jax.tree_util.register_dataclass
@@ -90,8 +90,8 @@ class Corrector(nn.Module):
     ) -> Float[Array, "b *s c"]:
         t = time.reshape(-1, *(1,) * (x.ndim - 1))
         norm = jnp.sqrt(jnp.square(t) + jnp.square(1 - t))
-        patch = patch_shape(self.task.shape, self.latent.patch_size)
-        patches = patchify(jnp.concatenate([x / norm, inputs.fields], axis=-1), patch)
+        grid = task_patches(self.task, self.latent)
+        patches = grid.resample(grid.patchify(jnp.concatenate([x / norm, inputs.fields], axis=-1)))
         features = PatchFeatures(self.task, self.latent, name="features")(patches)
         condition = ConditionEmbedding(self.task, name="condition")(inputs.cond)
         embedding = jnp.concatenate([condition, NoiseEmbedding(name="noise")(time)], axis=-1)
@@ -99,7 +99,7 @@ class Corrector(nn.Module):
         tokens = jnp.concatenate([patches, features], axis=-1)
         hidden = architecture(Dense(width, name="entrance")(tokens), embedding)
         field_exit = FieldExit(_with_unit_statistics(self.task), self.latent, name="field_exit")
-        return (2 * t - 1) / jnp.square(norm) * x + unpatchify(field_exit(hidden, patches), patch) / norm
+        return (2 * t - 1) / jnp.square(norm) * x + grid.unpatchify(field_exit(hidden, patches)) / norm
 
 
 def velocity(

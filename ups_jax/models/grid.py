@@ -1,4 +1,4 @@
-"""Operations on a grid of any dimension: convolution, patches, interpolation and cell averages.
+"""Operations on a grid of any dimension: convolution, interpolation and cell averages.
 
 Arguments named `periodic` state for each axis whether it is periodic.
 """
@@ -96,35 +96,6 @@ def _shifted_views(x: Float[Array, "b *p c"], taps: int, shape: Sequence[int]) -
     shifts = itertools.product(range(taps), repeat=len(shape))
     windows = (tuple(slice(start, start + size) for start, size in zip(shift, shape, strict=True)) for shift in shifts)
     return [x[(slice(None), *window)] for window in windows]
-
-
-def patch_shape(shape: Sequence[int], patch_size: int) -> tuple[int, ...]:
-    """Return the patch size on each axis: the largest divisor of the number of points that is at most `patch_size`."""
-    return tuple(max(size for size in range(1, patch_size + 1) if points % size == 0) for points in shape)
-
-
-def patchify(x: Float[Array, "b *s c"], patch: Sequence[int]) -> Float[Array, "b *n k"]:
-    """Return patches as tokens: the values in a patch become channels, in C order with the field's channels last.
-
-    Args:
-        patch: Size of a patch along each axis; it divides the grid.
-    """
-    batch, *sizes, channels = x.shape
-    split = [value for size, width in zip(sizes, patch, strict=True) for value in (size // width, width)]
-    dimensions = len(sizes)
-    order = [0, *range(1, 2 * dimensions, 2), *range(2, 2 * dimensions + 1, 2), 2 * dimensions + 1]
-    tokens = [size // width for size, width in zip(sizes, patch, strict=True)]
-    return x.reshape(batch, *split, channels).transpose(order).reshape(batch, *tokens, math.prod(patch) * channels)
-
-
-def unpatchify(x: Float[Array, "b *n k"], patch: Sequence[int]) -> Float[Array, "b *s c"]:
-    """Return the fields whose patches are `x`, the inverse of `patchify`."""
-    batch, *tokens, width = x.shape
-    dimensions = len(tokens)
-    order = [0, *(axis + offset for axis in range(1, dimensions + 1) for offset in (0, dimensions)), 2 * dimensions + 1]
-    sizes = [count * size for count, size in zip(tokens, patch, strict=True)]
-    channels = width // math.prod(patch)
-    return x.reshape(batch, *tokens, *patch, channels).transpose(order).reshape(batch, *sizes, channels)
 
 
 def interpolate(

@@ -16,8 +16,9 @@ from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.core.task import Task
 from ups_jax.models.codec import newest_patch_width
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions
-from ups_jax.models.grid import GridConv, patch_shape, patchify, remove_mean, soft_clip, unpatchify
+from ups_jax.models.grid import GridConv, remove_mean, soft_clip
 from ups_jax.models.layers import Dense
+from ups_jax.models.patches import task_patches
 from ups_jax.models.pdet import PdetStack, PdetUnet
 from ups_jax.models.spectral import SpectralCore
 
@@ -29,7 +30,10 @@ ArchitectureAndWidth = tuple[nn.Module, int]
 
 
 class LatentOperator(nn.Module):
-    """Map from tokens to the change of the newest frame's patches over one time step."""
+    """Map from tokens to the change of the newest frame's patches over one time step.
+
+    The tokens are those of the codec after `ups_jax.models.codec.resample_patches`.
+    """
 
     task: Task
     latent: LatentConfig
@@ -96,9 +100,9 @@ class FieldExit(nn.Module):
         features = jnp.concatenate([product, hidden], axis=-1)
         patch_width = newest_patch_width(self.task, self.latent)
         write = GridConv(patch_width, 3, periodic, kernel_init=nn.initializers.zeros, name="write")
-        patch = patch_shape(self.task.shape, self.latent.patch_size)
-        increment = soft_clip(unpatchify(write(features), patch), INCREMENT_LIMIT)
+        grid = task_patches(self.task, self.latent)
+        increment = soft_clip(grid.project(write(features)), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         increment = increment * jnp.asarray(scale, increment.dtype).reshape((1,) * (increment.ndim - 1) + (-1,))
-        return patchify(remove_mean(increment, self.task.conserved), patch)
+        return grid.patchify(remove_mean(increment, self.task.conserved))

@@ -16,9 +16,9 @@ from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.core.task import Task
 from ups_jax.models import codec
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions, LatentState
-from ups_jax.models.grid import patch_shape, patchify, unpatchify
 from ups_jax.models.layers import Dense, apply_model
 from ups_jax.models.operator import FieldExit, LatentOperator, build_architecture
+from ups_jax.models.patches import task_patches
 from ups_jax.models.points.simulator import PointSimulator
 
 
@@ -50,8 +50,7 @@ class Simulator(nn.Module):
 
     def encode(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
         """Return the tokens of `k` input frames, oldest first."""
-        patches = codec.frame_patches(fields, self.latent)
-        return codec.to_tokens(patches, self.features(patches))
+        return self._tokens(codec.frame_patches(fields, self.task, self.latent))
 
     def operate(self, state: LatentState) -> LatentState:
         """Return the latent state one time step later, which equals the encoding of the predicted frame."""
@@ -59,7 +58,7 @@ class Simulator(nn.Module):
         patch_width = codec.newest_patch_width(self.task, self.latent)
         newest = self._advance_newest(tokens, state.cond)
         patches = jnp.concatenate([newest, tokens[..., : patch_width * (self.context - 1)]], axis=-1)
-        return replace(state, z=codec.to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
+        return replace(state, z=self._tokens(patches), t=state.t + state.cond.dt)
 
     def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:
         """Return the field one time step later, but no latent state for a further step, which `operate` returns."""
@@ -68,7 +67,16 @@ class Simulator(nn.Module):
 
     def _advance_newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
         """Return the patches of the newest frame in `tokens`, advanced by one time step."""
-        return tokens[..., : codec.newest_patch_width(self.task, self.latent)] + self.operator(tokens, cond)
+        patch_width = codec.newest_patch_width(self.task, self.latent)
+        inputs = tokens
+        if task_patches(self.task, self.latent).resampled_axes:
+            frames, features = jnp.split(tokens, [patch_width * self.context], axis=-1)
+            inputs = jnp.concatenate([codec.resample_patches(frames, self.task, self.latent), features], axis=-1)
+        return tokens[..., :patch_width] + self.operator(inputs, cond)
+
+    def _tokens(self, patches: Float[Array, "b *n k"]) -> Float[Array, "b n d"]:
+        """Return the tokens of input frames whose patches are given."""
+        return codec.to_tokens(patches, self.features(codec.resample_patches(patches, self.task, self.latent)))
 
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
@@ -106,14 +114,14 @@ class SteadySimulator(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
-        patch = patch_shape(self.task.shape, self.latent.patch_size)
-        patches = patchify(inputs, patch)
+        grid = task_patches(self.task, self.latent)
+        patches = grid.resample(grid.patchify(inputs))
         features = codec.PatchFeatures(self.task, self.latent, name="features")(patches)
         tokens = jnp.concatenate([patches, features], axis=-1)
         embedding = ConditionEmbedding(self.task, name="condition")(cond)
         architecture, width = build_architecture(self.operator_config, self.task.periodic, self.dtype, self.remat)
         hidden = architecture(Dense(width, name="entrance")(tokens), embedding)
-        return unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, patches), patch)
+        return grid.unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, patches))
 
 
 def encode(model: Simulator, params: PyTree, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:

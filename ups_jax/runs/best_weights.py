@@ -14,8 +14,9 @@ from jaxtyping import PyTree
 from ups_jax.config import Config, from_dict
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError
+from ups_jax.core.stage_names import STAGES
 from ups_jax.core.task import Task
-from ups_jax.runs.checkpoint import Checkpoints, read_validation_metric, tasks_from_meta
+from ups_jax.runs.checkpoint import Checkpoints, read_validation_metric, recorded_tasks, tasks_from_meta
 from ups_jax.runs.checksums import content_digest
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import abstract_state, averaged_params
@@ -83,6 +84,12 @@ def best_weights(path: Path, stage: str) -> Weights:
     quarantined = record["stages"].get(stage, {}).get("set_aside")
     _warn_of_better_checkpoints(directory, best.step, reasons, quarantined if isinstance(quarantined, dict) else {})
     return best
+
+
+def tasks_of_run(run: RunDirectory) -> tuple[Task, ...]:
+    """Return the tasks that the newest readable checkpoint of a run records; none if there is no such checkpoint."""
+    folders = map(run.checkpoint_folder, STAGES) if run.has_record() else ()
+    return next(filter(None, map(recorded_tasks, folders)), ())
 
 
 def _best_weights_and_read_errors(

@@ -29,6 +29,7 @@ from ups_jax.core.files import read_json, storage_error, unused_path
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture, as_mixture
 from ups_jax.distributed.processes import broadcast_from_host0, is_host0, on_host0
+from ups_jax.models.patches import partitions_agree
 from ups_jax.runs import checksums
 from ups_jax.runs.orbax_errors import drop_abandoned_reads, is_memory_error, storage_errors
 from ups_jax.training.state import TrainState
@@ -360,8 +361,17 @@ def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[st
 
 
 def tasks_from_meta(meta: dict[str, Any]) -> tuple[Task, ...]:
-    """Return the tasks in the metadata of a checkpoint; old checkpoints have one task under the key `task`."""
-    return tuple(map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]]))
+    """Return the tasks in the metadata of a checkpoint; old checkpoints have one task under the key `task`.
+
+    A partition into patches that is the same as `full` for the task's grid becomes `full`, so that the grid of an old
+    task can be replaced by one that its patches do not divide.
+    """
+    tasks = map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]])
+    patch_size = meta["config"]["latent"]["patch_size"]
+    return tuple(
+        replace(task, partition="full") if task.scattered or partitions_agree(task.shape, patch_size) else task
+        for task in tasks
+    )
 
 
 def recorded_tasks(directory: Path) -> tuple[Task, ...]:

@@ -17,12 +17,16 @@ from ups_jax.core.errors import DivergedError
 from ups_jax.core.terminal import print_line
 from ups_jax.data import Mixture, stage_trajectory_ids
 from ups_jax.data.mixture import task_shares
+from ups_jax.models.patches import grid_patches, nearest_divided_shape, task_patches
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import Writer
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.state import TrainState
+
+# Cost of a step, relative to one on the nearest grid that the patches divide, above which a note is printed.
+_COST_RATIO = 1.15
 
 
 def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
@@ -48,7 +52,7 @@ def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> Non
             f"fold        stage {stage} is trained on {count} of {total} training trajectories "
             f"(diffusion.fold={cfg.diffusion.fold:g})",
         )
-    for note in (note for dataset in data.datasets for note in dataset.notes):
+    for note in [*(note for dataset in data.datasets for note in dataset.notes), *patch_notes(cfg, data)]:
         print_line(console, f"note        {note}")
     if len(data.tasks) > 1:
         sizes = {dataset.task.name: dataset.split_sizes["train"] for dataset in data.datasets}
@@ -57,6 +61,25 @@ def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> Non
         print_line(console, f"mixing      {cfg.data.mixing.method}, share of the steps: {listed}")
         metric = stage_spec(stage).selection_metric(cfg)
         print_line(console, f"selection   best checkpoint: lowest mean of validation/{metric} over the tasks")
+
+
+def patch_notes(cfg: Config, data: Mixture) -> list[str]:
+    """Return a note for each grid on which a step costs much more than on the nearest grid that the patches divide.
+
+    The cost is proportional to the number of tokens, which has one patch more along an axis that is not divided.
+    """
+    notes, patch_size = [], cfg.latent.patch_size
+    for task in (task for task in data.tasks if not task.scattered):
+        patches, nearest = task_patches(task, cfg.latent), nearest_divided_shape(task.shape, patch_size)
+        ratio = math.prod(patches.counts) / math.prod(grid_patches(nearest, task.periodic, patch_size).counts)
+        if ratio > _COST_RATIO:
+            points, divided, counts = (" x ".join(map(str, item)) for item in (task.shape, nearest, patches.counts))
+            notes.append(
+                f"{task.name}: the patches of latent.patch_size={patch_size} do not divide {points} points; a step "
+                f"has {counts} tokens and costs about {ratio:.3g} times one on {divided} points. Data on such a grid, "
+                "or another patch size, costs less"
+            )
+    return notes
 
 
 def print_plan(console: Console, cfg: Config, stage: str, plan: Plan, record_entries: dict[str, Any]) -> None:

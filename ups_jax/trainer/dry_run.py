@@ -21,13 +21,16 @@ from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
+from ups_jax.core.terminal import print_line
 from ups_jax.core.xla import compile_ahead, jit_context, require_determinism
 from ups_jax.data import Dataset, Mixture, open_mixture, windows_per_step
 from ups_jax.optim.parameter_groups import parameter_table, render_table
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta
+from ups_jax.trainer.console import patch_notes
 from ups_jax.trainer.frozen_codec import check_latent_source, with_stored_latents
 from ups_jax.trainer.oom import batch_size_key, raise_on_oom
+from ups_jax.trainer.preflight import with_recorded
 from ups_jax.trainer.timing import StepTrial, configured_steps, open_step_trial
 from ups_jax.training.build import build_joint_model, trains_on_latents
 from ups_jax.training.state import TrainState
@@ -53,7 +56,8 @@ def dry_run(cfg: Config, stages: Sequence[str], console: Console, init_from: Pat
     for stage in stages:
         check_latent_source(cfg, stage)
         weights = best_weights(init_from, stage) if init_from is not None and trains_on_latents(cfg, stage) else None
-        dry_run_stage(cfg, stage, with_stored_latents(cfg, stage, data, None, weights, init_from), console)
+        stage_data = with_recorded(data, () if weights is None else weights.tasks, "partition")
+        dry_run_stage(cfg, stage, with_stored_latents(cfg, stage, stage_data, None, weights, init_from), console)
 
 
 def dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> None:
@@ -71,6 +75,8 @@ def dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> N
         open_step_trial(cfg, stage, data, model) as step_trial,
     ):
         step, parameters = step_trial.train_step, jax.eval_shape(step_trial.new_state).params
+        for note in patch_notes(cfg, data):
+            print_line(console, f"note        {note}")
         console.print(f"parameters of stage {stage} on {data.name}", highlight=False)
         console.print(render_table(parameter_table(parameters, settings)))
         state = step_trial.new_state()

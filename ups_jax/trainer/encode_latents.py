@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +20,7 @@ from ups_jax.data.latent_cache.manifest import LatentManifest
 from ups_jax.data.latent_cache.writer import trajectories_per_shard, write_latents
 from ups_jax.models import Simulator, encode, normalize
 from ups_jax.models.codec import newest_patch_width
-from ups_jax.models.grid import patch_shape
+from ups_jax.models.patches import task_patches
 from ups_jax.runs.best_weights import Weights
 from ups_jax.trainer.frozen_codec import check_grid_task, codec_digest, latent_key
 from ups_jax.training.build import build_model
@@ -63,6 +64,7 @@ def encode_dataset(
     """
     check_grid_task(dataset.task)
     check_same_fields(weights.tasks[0], dataset.task)
+    dataset = replace(dataset, task=replace(dataset.task, partition=weights.tasks[0].partition))
     model = cast(Simulator, build_model(cfg, dataset.task, "operator"))
     manifest = _latent_manifest(weights, cfg, dataset, dtype, shard_bytes)
     encode_chunk = _make_chunk_encoder(model, weights.params, dtype)
@@ -148,8 +150,7 @@ def check_same_fields(trained: Task, encoded: Task) -> None:
 def _latent_manifest(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_bytes: int) -> LatentManifest:
     """Return the manifest of the latents before they are encoded: shape, storage type, key, trajectories per file."""
     task, source, context = dataset.task, dataset.source, cfg.data.context
-    patch = patch_shape(task.shape, cfg.latent.patch_size)
-    tokens = tuple(points // size for points, size in zip(task.shape, patch, strict=True))
+    tokens = task_patches(task, cfg.latent).counts
     carried, first = newest_patch_width(task, cfg.latent), (context - 1) * dataset.stride
     width = carried * context + cfg.latent.dim
     trajectory_shape = (source.frames - first, *tokens, width)

@@ -162,6 +162,14 @@ def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
         lines.append(
             "note        data.augment applies periodic shifts only: the other symmetries cannot act on latents"
         )
+    task = dataset.task
+    axes = zip(task.axes, task.periodic, task.shape, cache.manifest.tokens, strict=True)
+    undivided = [axis for axis, periodic, points, count in axes if periodic and points % count]
+    if cfg.data.augment and undivided:
+        lines.append(
+            f"note        data.augment applies no shifts along {', '.join(undivided)}: patches of "
+            f"latent.patch_size={cfg.latent.patch_size} do not divide the axis"
+        )
     return lines
 
 

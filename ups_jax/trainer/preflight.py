@@ -31,7 +31,7 @@ from ups_jax.distributed.processes import on_host0
 from ups_jax.losses import StageLoss, StepContext, weight_key
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import Batch, normalize
-from ups_jax.runs.best_weights import Weights, best_weights
+from ups_jax.runs.best_weights import Weights, best_weights, tasks_of_run
 from ups_jax.runs.checkpoint import recorded_tasks
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import check_logging
@@ -93,18 +93,39 @@ def preflight(
     if data is None:
         generate_missing_data(cfg, console)
     check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_size_key(stage))
-    data = with_recorded_scales(open_mixture(cfg) if data is None else data, run, stage)
+    data = open_mixture(cfg) if data is None else data
+    weights = None if init_from is None else best_weights(init_from, stage)
+    # A resumed stage keeps the meaning of its losses, and parameters fit to one division of the grid into patches only.
+    data = with_recorded(data, recorded_tasks(run.checkpoint_folder(stage)), "loss_scales")
+    data = with_recorded(data, tasks_of_run(run) or (() if weights is None else weights.tasks), "partition")
     model = build_joint_model(cfg, data.tasks, stage)
     plan = make_plan(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
     losses = model.losses(spec, cfg)
     with jit_context(cfg.training.compile):
         # On fields: which parameters a loss term affects does not depend on latents, which are opened below.
         check_all_term_gradients(model, with_field_source(cfg), stage, first_batches(data, cfg, stage))
-    weights = None if init_from is None else best_weights(init_from, stage)
     if weights is not None:
         check_init_fold(cfg, data.fingerprint, weights)
     data = with_stored_latents(cfg, stage, data, run, weights, init_from)
     return Preflight(data=data, model=model, losses=losses, plan=plan, init_weights=weights)
+
+
+def with_recorded(data: Mixture, tasks: Sequence[Task], name: str) -> Mixture:
+    """Return the data whose tasks have the attribute `name` of recorded tasks.
+
+    It differs from the attribute of new data only for runs of earlier versions.
+
+    Args:
+        tasks: Recorded tasks in the order of the data; the data is returned unchanged if there are none.
+    """
+    if len(tasks) != len(data.datasets):
+        return data
+    pairs = zip(data.datasets, tasks, strict=True)
+    return Mixture(
+        datasets=tuple(
+            replace(dataset, task=replace(dataset.task, **{name: getattr(task, name)})) for dataset, task in pairs
+        )
+    )
 
 
 def generate_missing_data(cfg: Config, console: Console) -> None:
@@ -143,22 +164,6 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
         if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
             changed = "; ".join(_describe_changes(record["config"], cfg, name))
             raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
-
-
-def with_recorded_scales(data: Mixture, run: RunDirectory, stage: str) -> Mixture:
-    """Return the data with the loss scales of the stage's newest readable checkpoint, unchanged for a new stage.
-
-    The loss of a resumed run keeps its meaning: a run recorded without loss scales keeps its former units and floors.
-    """
-    recorded = recorded_tasks(run.checkpoint_folder(stage))
-    if len(recorded) != len(data.datasets):
-        return data
-    return Mixture(
-        datasets=tuple(
-            replace(dataset, task=replace(dataset.task, loss_scales=task.loss_scales))
-            for dataset, task in zip(data.datasets, recorded, strict=True)
-        )
-    )
 
 
 def check_required_stages(run: RunDirectory, spec: StageSpec, task_kind: str) -> None:

@@ -23,7 +23,8 @@ class LatentConfig:
     """Learned features of a token, in addition to its patch of the field."""
 
     patch_size: Positive = 4
-    """Points of a token's patch along each axis: the largest divisor of the grid up to this number."""
+    """Points of a token's patch along each axis. An axis with n points gets n / patch_size patches, rounded up, on any
+    grid; if these have more points than the axis, it is extended between walls and resampled if it is periodic."""
 
     nodes: Positive = 256
     """Number of tokens of a point cloud; approximate with `pooling: nodes`, whose tokens lie on a regular grid."""

@@ -77,7 +77,8 @@ class LatentWindows:
     """Windows of latents, on which a stage trains instead of windows of fields.
 
     They are drawn like windows of fields, but on the grid of tokens. The only augmentation is a random roll by whole
-    tokens along periodic axes: the codec commutes with such a roll, but not with the other symmetries of a task.
+    tokens along periodic axes that the patches divide: the codec commutes with such a roll, but not with the other
+    symmetries of a task.
 
     Attributes:
         context: Number of frames in the context. One latent contains the whole context.
@@ -89,7 +90,10 @@ class LatentWindows:
 
     def adapt_plan(self, plan: windows.WindowPlan) -> windows.WindowPlan:
         """Return the settings for drawing windows of latents, given the settings for windows of fields."""
-        return replace(plan, shape=self.cache.manifest.tokens, channels=1, symmetries=())
+        tokens = self.cache.manifest.tokens
+        divided = (points % count == 0 for points, count in zip(plan.shape, tokens, strict=True))
+        roll_axes = tuple(rolls and whole for rolls, whole in zip(plan.roll_axes, divided, strict=True))
+        return replace(plan, shape=tokens, roll_axes=roll_axes, channels=1, symmetries=())
 
     def read_batch(self, draw: windows.WindowDraw) -> dict[str, np.ndarray]:
         """Return a batch: the model inputs `latents`, and the `targets` with which its predictions are compared.
