@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Float32, Float64, Int
 
 from ups_jax.core.task import Task
 from ups_jax.data.latent_cache.cache import LatentWindows
+from ups_jax.data.scan import ScanRecord, is_former_fingerprint
 from ups_jax.data.sources import Source
 from ups_jax.data.sources.base import read_trajectories
 from ups_jax.data.sources.points import PointSet, ScatteredSource
@@ -55,7 +57,9 @@ class Dataset:
     Attributes:
         task: The task, with statistics of the training split or of a trained model.
         splits: Ids of the training, validation and test trajectories.
-        fingerprint: Hash of the data and splits as 32 hex digits.
+        fingerprint: Hash of the data and splits, 32 characters.
+        former_fingerprint: Returns the fingerprint that earlier versions recorded, after reading all data.
+        record: Sums and hashes of each trajectory.
         notes: Messages for the user about the data.
         source: Reader of all trajectories.
         stride: Model step in stored frames: the model steps through every `stride`-th frame.
@@ -69,6 +73,8 @@ class Dataset:
     task: Task
     splits: Splits
     fingerprint: str
+    former_fingerprint: Callable[[], str]
+    record: ScanRecord
     notes: tuple[str, ...]
     source: Source
     stride: int
@@ -82,6 +88,10 @@ class Dataset:
     def split_sizes(self) -> dict[str, int]:
         """The number of trajectories in the splits `train`, `val` and `test`."""
         return {"train": len(self.splits.train), "val": len(self.splits.val), "test": len(self.splits.test)}
+
+    def fingerprint_like(self, recorded: str) -> str:
+        """Return the fingerprint in the version of a recorded one, so that the two can be compared."""
+        return self.former_fingerprint() if is_former_fingerprint(recorded) else self.fingerprint
 
     def trajectories(self, split: Split, limit: int | None = None) -> Trajectories:
         """Return the trajectories of a split, or only the first `limit`, at every `stride`-th stored frame."""

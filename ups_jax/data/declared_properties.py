@@ -77,6 +77,33 @@ def _can_swap(grid: Grid, periodic: Sequence[int], first: int, second: int) -> b
     return same and math.isclose(grid.spacing[first], grid.spacing[second], rel_tol=1e-5)
 
 
+def check_drift(
+    task_cfg: TaskConfig,
+    source_name: str,
+    conserved: Sequence[int],
+    rms: Float64[np.ndarray, " c"],
+    means: Float64[np.ndarray, "n t c"],
+    ids: Int[np.ndarray, " m"],
+    hint_ids: Int[np.ndarray, " h"],
+) -> Iterator[str]:
+    """Check the channels that are declared conserved, and yield a hint for each other channel that seems conserved.
+
+    Args:
+        means: Spatial mean of each channel in each frame of all trajectories.
+        ids: Trajectories on which the declaration is checked.
+        hint_ids: Trajectories from which hints are derived; without any there are no hints.
+
+    Raises:
+        DataError: A channel declared conserved drifts, see `MeanDrift.check`.
+    """
+    for trajectories in (ids, hint_ids):
+        drift = MeanDrift(means.shape[-1])
+        if len(trajectories):
+            drift.update(trajectories, means[trajectories])
+        hints = list(drift.check(task_cfg, source_name, conserved, rms))
+    yield from hints if len(hint_ids) else ()
+
+
 class MeanDrift:
     """An accumulator of the largest drift of each channel: the change of its spatial mean since the first frame."""
 
@@ -84,9 +111,8 @@ class MeanDrift:
         self._drift = np.zeros(channels)
         self._trajectory = np.zeros(channels, np.int64)
 
-    def update(self, ids: Int[np.ndarray, " n"], fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Update the largest drifts with the fields of the trajectories `ids`."""
-        means = fields.mean(axis=tuple(range(2, fields.ndim - 1)), dtype=np.float64)
+    def update(self, ids: Int[np.ndarray, " n"], means: Float64[np.ndarray, "n t c"]) -> None:
+        """Update the largest drifts with the spatial means of each frame of the trajectories `ids`."""
         drift = np.abs(means - means[:, :1]).max(axis=1)
         worst = drift.argmax(axis=0)
         largest = drift.max(axis=0)

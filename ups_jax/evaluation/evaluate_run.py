@@ -304,9 +304,13 @@ def _evaluate_tasks(
 def _reusable_datasets(data: Mixture | None, joint_model: TrainedModel) -> dict[str, Dataset]:
     """Return, by task, the data sets of `data` that the run was trained on (same task and fingerprint)."""
     models = (select_task(joint_model, task.name) for task in joint_model.tasks)
-    trained = {(model.task, model.checkpoint.fingerprint) for model in models}
+    fingerprints = {model.task: model.checkpoint.fingerprint for model in models}
     datasets = () if data is None else data.datasets
-    return {item.task.name: item for item in datasets if (item.task, item.fingerprint) in trained}
+    return {
+        item.task.name: item
+        for item in datasets
+        if item.task in fingerprints and fingerprints[item.task] == item.fingerprint_like(fingerprints[item.task])
+    }
 
 
 def _default_result_name(stage: str, main_stage: str, split: str, results: Sequence[_TaskResult]) -> str:
@@ -314,7 +318,7 @@ def _default_result_name(stage: str, main_stage: str, split: str, results: Seque
     other_files = [
         Path(item.dataset.source.name).stem
         for item in results
-        if item.dataset.fingerprint != item.model.checkpoint.fingerprint
+        if item.model.checkpoint.fingerprint != item.dataset.fingerprint_like(item.model.checkpoint.fingerprint)
     ]
     return "-".join([split if stage == main_stage else f"{stage}_{split}", *other_files])
 

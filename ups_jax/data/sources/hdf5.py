@@ -43,6 +43,11 @@ class HDF5File:
         if not self.path.is_file():
             raise DataError(f"{path}: does not exist; {hint}")
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return (self.path,)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None, "_process": -1, "_lock": None}
 
