@@ -51,6 +51,40 @@ def point_arrays(points: PointSet, inputs: Float32[np.ndarray, "n p i"]) -> dict
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class StoredRows:
+    """An array with a row for each trajectory that is not in memory: indexing with row numbers reads these rows.
+
+    Attributes:
+        shape: Shape of the array.
+        read: Returns the rows of trajectories by their index in the source.
+        ids: Index of the trajectory of each row in the source.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[Int[np.ndarray, " b"]], np.ndarray]
+    ids: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Int[np.ndarray, " b"] | list[int]) -> np.ndarray:
+        return self.read(self.ids[rows])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StoredTrajectories:
+    """The trajectories of a split with the attributes of `Trajectories`, whose large arrays are read row by row."""
+
+    fields: StoredRows
+    inputs: StoredRows
+    cond: Float32[np.ndarray, "n p"]
+    cond_mask: Float32[np.ndarray, "n p"]
+    time: Float64[np.ndarray, " t"]
+    ids: Int[np.ndarray, " n"]
+    point_arrays: dict[str, StoredRows]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """The trajectories of one task, which have been checked, with their splits and statistics.
 
@@ -104,4 +138,43 @@ class Dataset:
             time=self.times[:: self.stride],
             ids=ids,
             points=self.source.points(ids) if isinstance(self.source, ScatteredSource) else None,
+        )
+
+    def stored_trajectories(
+        self, split: Split, limit: int | None = None, frames: int | None = None
+    ) -> StoredTrajectories:
+        """Return the trajectories of a split, as `trajectories` does, without reading them.
+
+        Args:
+            limit: Number of trajectories, from the first on; all by default.
+            frames: Number of frames, from the first on; all by default.
+        """
+        ids, source = self.splits.ids(split)[:limit], self.source
+        time = self.times[:: self.stride][:frames]
+        count, grid_shape = len(ids), source.grid.shape
+
+        def rows(shape: tuple[int, ...], read: Callable[[Int[np.ndarray, " b"]], np.ndarray]) -> StoredRows:
+            return StoredRows(shape=(count, *shape), read=read, ids=ids)
+
+        stored_frames = self.stride * np.arange(len(time))
+        inputs = rows((*grid_shape, len(source.input_channels)), source.read_input_fields)
+        points: dict[str, StoredRows] = {}
+        if isinstance(source, ScatteredSource):
+            axes = 0 if self.task.moving else len(self.task.axes)
+            points = {
+                "coords": rows((*grid_shape, axes), lambda ids: source.points(ids).coords),
+                "point_mask": rows(grid_shape, lambda ids: source.points(ids).mask),
+                "inputs": inputs,
+            }
+        return StoredTrajectories(
+            fields=rows(
+                (len(time), *grid_shape, source.channels),
+                lambda ids: source.read(ids, np.broadcast_to(stored_frames, (len(ids), len(stored_frames)))),
+            ),
+            inputs=inputs,
+            cond=self.conditions[ids],
+            cond_mask=self.condition_mask[ids],
+            time=time,
+            ids=ids,
+            point_arrays=points,
         )

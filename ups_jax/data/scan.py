@@ -342,7 +342,8 @@ def _is_constant(
     size = values[0].size
     # Only rows whose mean square is the square of their first value are compared value by value.
     mean_square = squares / size
-    result = np.abs(mean_square - first.astype(np.float64) ** 2) <= 1e-9 * mean_square
+    with np.errstate(invalid="ignore"):
+        result = np.abs(mean_square - first.astype(np.float64) ** 2) <= 1e-9 * mean_square
     for row in np.flatnonzero(result):
         result[row] = (values[row] == first[row]).all() and (inputs[row] == first[row]).all()
     return result
