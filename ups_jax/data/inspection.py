@@ -186,7 +186,7 @@ def describe(inspection: Inspection) -> Iterator[str]:
             numbers = f"min {channel.minimum:.4g}  max {channel.maximum:.4g}  std {channel.std:.4g}"
             yield f"{kind:<11} {channel.name}  {numbers}"
             if channel.nonfinite_frames:
-                yield f"            NaN or Inf in {channel.nonfinite_frames} frames: remove these trajectories"
+                yield f"            NaN or Inf in {channel.nonfinite_frames} frames"
             if channel.constant_trajectories:
                 yield f"            constant in {channel.constant_trajectories} trajectories"
     for line in inspection.content.lines(inspection.task.channels):

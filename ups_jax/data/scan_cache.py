@@ -93,7 +93,7 @@ class _StoredRecord:
     def load(self) -> ScanRecord | None:
         """Return the record, or None if it does not exist, is damaged or does not describe the files any more."""
         try:
-            with np.load(self._path, allow_pickle=False) as arrays:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if not np.array_equal(arrays["file_states"], self._file_states):
                     return None
                 record = ScanRecord(**{field.name: arrays[field.name] for field in fields(ScanRecord)})
