@@ -13,6 +13,7 @@ import pytest
 from commands import CONFIGS
 from rich.console import Console
 
+from ups_jax import simulate
 from ups_jax.config import EvaluationConfig, load
 from ups_jax.core.task import Statistics, Task
 from ups_jax.data import open_dataset
@@ -124,7 +125,9 @@ def test_a_limit_of_the_configuration_applies_unless_the_selection_has_one(saved
 @pytest.mark.parametrize("name", ["tiny.yaml", "tiny_steady.yaml"])
 def test_the_digest_of_the_truth_is_that_of_the_whole_arrays(data_root: Path, name: str) -> None:
     """Only evaluations with equal digests are compared, also with evaluations of earlier versions."""
-    dataset = open_dataset(load(CONFIGS / name, [f"data.root={data_root}"]))
+    cfg = load(CONFIGS / name, [f"data.root={data_root}"])
+    simulate.generate_missing(cfg)
+    dataset = open_dataset(cfg)
     for frames in (None, 5):
         whole = dataset.trajectories("test")
         hashed = hashlib.sha256(whole.fields[:, :frames].tobytes())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from commands import CONFIGS
 
-from ups_jax import batch_at
+from ups_jax import batch_at, simulate
 from ups_jax.config import load
 from ups_jax.data import open_dataset
 from ups_jax.training.build import build_model
@@ -26,6 +26,7 @@ def test_groups_have_one_size_and_cover_all_trajectories(
     data_root: Path, monkeypatch: pytest.MonkeyPatch, most: int, size: int
 ) -> None:
     cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "evaluation.val_trajectories=4"])
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     fields = dataset.trajectories("val", 4).fields
     monkeypatch.setattr(validation_groups, "_GROUP_BYTES", most * fields[0].nbytes)
@@ -39,6 +40,7 @@ def test_metrics_do_not_depend_on_the_groups(
     data_root: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
 ) -> None:
     cfg = load(CONFIGS / name, [f"data.root={data_root}", "evaluation.val_trajectories=4"])
+    simulate.generate_missing(cfg)
     dataset, spec = open_dataset(cfg), stage_spec(stage)
     model = build_model(cfg, dataset.task, stage)
     params = spec.init(model, jax.random.key(0), batch_at(dataset, cfg, stage, 0))
