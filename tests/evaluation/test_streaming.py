@@ -84,8 +84,8 @@ def test_chunks_are_bounded_by_the_size_of_their_fields(monkeypatch: pytest.Monk
     monkeypatch.setattr(evaluate, "_CHUNK_BYTES", 3 * ROW_BYTES)
     rows = CountedRows(FIELDS)
     chunked, predictor = evaluated(rows)
-    # Three examples are read at once. A chunk of windows (context and next frame) spans up to three trajectories.
-    assert max(rows.reads) == 3 and max(predictor.rows) == 9
+    # Three examples are read at once. A chunk of windows (context and next frame) spans up to two trajectories.
+    assert max(rows.reads) == 3 and max(predictor.rows) == 4
     for section in ("one_step", "rollout"):
         for name, value in whole.metrics[section].items():
             assert chunked.metrics[section][name] == pytest.approx(value, rel=1e-5, abs=1e-7)
@@ -110,7 +110,7 @@ def test_windows_read_every_trajectory_about_once(monkeypatch: pytest.MonkeyPatc
 def test_a_chunk_has_at_least_one_row_and_at_most_a_batch() -> None:
     assert rows_per_chunk(FIELDS, 64) == 64
     large = CountedRows(np.broadcast_to(np.float32(0), (8, 100, 512, 512, 2)))
-    assert rows_per_chunk(large, 64) == 1 and rows_per_chunk(large, 64, frames=2) == 8
+    assert rows_per_chunk(large, 64) == 1 and rows_per_chunk(large, 64, frames=2) == 4
 
 
 def test_a_limit_of_the_configuration_applies_unless_the_selection_has_one(saved_run: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class Predictor(Protocol):
 
 
 # Largest size of the true fields in a chunk: predictions and the arrays of the metrics take several times as much.
-_CHUNK_BYTES = 32 * 2**20
+_CHUNK_BYTES = 16 * 2**20
 
 
 @runtime_checkable
@@ -123,12 +123,12 @@ class SolutionArrays(TrajectoryArrays, Protocol):
 
 
 def rows_per_chunk(fields: Rows, batch_size: int, *, frames: int | None = None, copies: int = 1) -> int:
-    """Return the number of rows in a chunk: `batch_size`, fewer if their fields exceed 32 MiB, at least 1.
+    """Return the number of rows in a chunk: `batch_size`, fewer if their fields exceed 16 MiB, at least 1.
 
     Args:
         fields: True fields of all trajectories.
         frames: Number of frames in a row; all by default.
-        copies: Number of predictions of each row.
+        copies: Number of arrays of the size of a row that its prediction takes.
     """
     row_bytes = 4 * copies * (frames or fields.shape[1]) * math.prod(fields.shape[2:])
     return max(1, min(batch_size, _CHUNK_BYTES // row_bytes))
@@ -174,7 +174,8 @@ def evaluate_predictor(
             f"task {task.name}: cannot evaluate {count} trajectories of {frames} frames with "
             f"`data.context: {context}`; provide at least one trajectory of {context + 1} frames"
         )
-    window_rows = rows_per_chunk(trajectories.fields, config.batch_size, frames=context + 1)
+    # A single step takes more memory for a frame than a rollout does.
+    window_rows = rows_per_chunk(trajectories.fields, config.batch_size, frames=context + 1, copies=2)
     one_step = _one_step_table(predictor, trajectories, task, window_rows, context)
     tables, spectra = _rollout_tables(predictor, trajectories, task, batch_size, context)
     rollout, codec = tables["rollout"], tables["codec"]

@@ -39,7 +39,7 @@ class EvaluationConfig:
     """Number of evaluated trajectories of a split, from the first on; `null` evaluates all."""
 
     batch_size: Positive = 64
-    """Largest number of trajectories in a batch of rollouts. A batch has fewer if their true fields exceed 32 MiB."""
+    """Largest number of trajectories in a batch of rollouts. A batch has fewer if their true fields exceed 16 MiB."""
 
     bootstrap: Positive = 1000
     """Bootstrap resamples of each 95 % interval."""

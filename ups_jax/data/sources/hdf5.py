@@ -119,6 +119,14 @@ def get_dataset(file_name: str, file: h5py.Group, key: str, hint: str) -> h5py.D
     return dataset
 
 
+def read_into(result: Float32[np.ndarray, "..."], dataset: h5py.Dataset, key: tuple[int | slice, ...]) -> None:
+    """Read `dataset[key]` into `result`, without a copy if the types are equal, which takes half of the time."""
+    if dataset.dtype == result.dtype and result.size:
+        dataset.read_direct(result, key)
+    else:
+        result[...] = dataset[key]
+
+
 def check_float(file_name: str, label: str, dataset: h5py.Dataset, hint: str) -> None:
     """Raise `DataError` if a dataset does not contain floating-point numbers."""
     if dataset.dtype.kind != "f":

@@ -20,6 +20,7 @@ from ups_jax.data.sources.hdf5 import (
     get_dataset,
     iterate_coefficients,
     read_grid,
+    read_into,
     read_origin_and_spacing,
 )
 
@@ -47,7 +48,7 @@ class TensorSource(HDF5Source):
         with self.open() as file:
             tensor = file["tensor"]
             for row, index, times in iterate_windows(ids, frames):
-                result[row] = tensor[index, times]
+                read_into(result[row], tensor, (index, times))
         return result[..., None]
 
 
@@ -82,7 +83,7 @@ class DarcySource(HDF5Source):
             dataset = file[name]
             result = np.empty((len(ids), *dataset.shape[1:]), np.float32)
             for row, index in enumerate(ids.tolist()):
-                result[row] = dataset[index]
+                read_into(result[row], dataset, (index,))
         return result
 
 

@@ -16,7 +16,7 @@ from ups_jax.data.dataset import StoredTrajectories
 
 Group = TypeVar("Group")
 # Largest size of the fields of a group: predictions and the arrays of the metrics take several times as much.
-_GROUP_BYTES = 32 * 2**20
+_GROUP_BYTES = 16 * 2**20
 
 
 def validation_groups(
