@@ -277,7 +277,7 @@ def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher
 ) -> None:
     model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_spec("consistency_distill")
     teacher, student = parents["diffusion_residual"], weights["consistency_distill"].weights
-    pieces, base = validation_segments(dataset, cfg), build_model(cfg, dataset.task, "operator")
+    (pieces,), base = validation_segments(dataset, cfg)(), build_model(cfg, dataset.task, "operator")
     theirs, ours = (
         corrected_metrics(model, samples_of, base, parents["operator"], pieces, sampler)
         for samples_of, sampler in ((teacher, sample_error), (student, sample_distilled))

@@ -62,8 +62,8 @@ def inspect(args: argparse.Namespace) -> int:
                 print(f"picture     {picture}")
             if not report.is_usable:
                 runner.print_error(
-                    f"{file}: contains NaN or Inf, or a constant channel; see the description above and correct the "
-                    "file"
+                    f"{file}: contains NaN or Inf, incomplete trajectories or a constant channel; see the description "
+                    "above and correct the file"
                 )
                 code = DataError.exit_code
     return code

@@ -105,6 +105,11 @@ def path_inside(file: Path, entry: str, name: object, error_class: type[UserErro
     return file.parent / text
 
 
+def cache_folder(name: str) -> Path:
+    """Return the folder `name` of this package in the user's cache directory, which may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ups_jax" / name
+
+
 def folder_size(path: Path) -> int:
     """Return the total size in bytes of all files below a folder, except files that are deleted meanwhile."""
     total = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax._src import xla_bridge
 
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.files import cache_folder
 
 # "Guarantees run-to-run determinism on GPU": XLA avoids nondeterministic operations and autotuning.
 _FLAG = "--xla_gpu_deterministic_ops"
@@ -23,8 +23,7 @@ def enable_compilation_cache() -> None:
     The variables JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS take precedence.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "ups_jax" / "compilation"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compilation")))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -80,65 +80,66 @@ def _can_swap(grid: Grid, periodic: Sequence[int], first: int, second: int) -> b
     return same and math.isclose(grid.spacing[first], grid.spacing[second], rel_tol=1e-5)
 
 
-class MeanDrift:
-    """An accumulator of the largest drift of each channel: the change of its spatial mean since the first frame."""
+def check_drift(
+    task_cfg: TaskConfig,
+    source_name: str,
+    conserved: Sequence[int],
+    std: Float64[np.ndarray, " c"],
+    record: ScanRecord,
+    ids: Int[np.ndarray, " m"],
+    hint_ids: Int[np.ndarray, " h"],
+) -> Iterator[str]:
+    """Check the channels that are declared conserved, and yield a hint for each other channel that seems conserved.
 
-    def __init__(self, channels: int) -> None:
-        self._drift, self._largest_mean, self._rounding = np.zeros((3, channels))
-        self._trajectory = np.zeros(channels, np.int64)
-        self._has_data = False
+    The drift of a channel is the largest change of its spatial mean since the first frame.
 
-    def update(self, ids: Int[np.ndarray, " n"], fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Update the largest drifts with the fields of the trajectories `ids`."""
-        self._has_data = True
-        means = fields.mean(axis=tuple(range(2, fields.ndim - 1)), dtype=np.float64)
-        drift = np.abs(means - means[:, :1]).max(axis=1)
-        worst = drift.argmax(axis=0)
-        largest = drift.max(axis=0)
-        self._trajectory = np.where(largest > self._drift, ids[worst], self._trajectory)
-        self._drift = np.maximum(largest, self._drift)
-        self._largest_mean = np.maximum(np.abs(means).max(axis=(0, 1)), self._largest_mean)
+    Args:
+        task_cfg: The task, for messages.
+        source_name: Name of the data in messages.
+        conserved: Indices of the channels that are declared conserved.
+        std: Standard deviation of each channel, the scale of a drift; unlike the rms it does not contain the mean, so
+            that 300 K is no different from 27 degrees Celsius.
+        record: Record of all trajectories.
+        ids: Trajectories on which the declaration is checked.
+        hint_ids: Trajectories from which hints are derived; without any there are no hints.
+
+    Raises:
+        DataError: A channel declared conserved drifts by more than `DRIFT_LIMIT` of its standard deviation and by
+            more than the rounding of its values to float32 explains.
+    """
+    if len(ids):
+        drift, largest_mean = _drifts_and_largest_mean(record.means[ids])
         # The standard deviation of this difference is 0.4 eps |mean| / sqrt(points) if all values of a large mean are
         # rounded to float32 independently; five of them are allowed.
-        points = math.prod(fields.shape[2:-1])
-        self._rounding = 2 * np.finfo(np.float32).eps * self._largest_mean / math.sqrt(points)
-
-    def check(
-        self, task_cfg: TaskConfig, source_name: str, conserved: Sequence[int], std: Float64[np.ndarray, " c"]
-    ) -> Iterator[str]:
-        """Check the channels that are declared conserved, and yield a hint for each other channel that seems conserved.
-
-        Args:
-            task_cfg: The task, for messages.
-            source_name: Name of the data in messages.
-            conserved: Indices of the channels that are declared conserved.
-            std: Standard deviation of each channel, the scale of a drift; unlike the rms it does not contain the mean,
-                so that 300 K is no different from 27 degrees Celsius.
-
-        Raises:
-            DataError: A channel declared conserved drifts by more than `DRIFT_LIMIT` of its standard deviation and by
-                more than the rounding of its values to float32 explains.
-        """
-        if not self._has_data:
-            return
+        rounding = 2 * np.finfo(np.float32).eps * largest_mean / math.sqrt(record.points[ids].min())
         for channel in conserved:
-            if self._drift[channel] > DRIFT_LIMIT * std[channel] + self._rounding[channel]:
-                relative = self._drift[channel] / std[channel]
+            worst = int(drift[:, channel].argmax())
+            if drift[worst, channel] > DRIFT_LIMIT * std[channel] + rounding[channel]:
+                relative = drift[worst, channel] / std[channel]
                 raise DataError(
                     f"{source_name}: channel {task_cfg.channels[channel]} is declared conserved, but its spatial mean "
-                    f"drifts by {relative:.2g} of its standard deviation in trajectory {self._trajectory[channel]} "
+                    f"drifts by {relative:.2g} of its standard deviation in trajectory {ids[worst]} "
                     f"(limit {DRIFT_LIMIT:g}); remove the channel from `data.tasks.{task_cfg.name}.conserved`"
                 )
-        for channel, drift in enumerate(self._drift):
-            # A channel without variation says nothing about its equation.
-            varies = std[channel] > _FLAT * self._largest_mean[channel]
-            if varies and drift <= _DRIFT_HINT * std[channel] and channel not in conserved:
+    if len(hint_ids):
+        drift, largest_mean = _drifts_and_largest_mean(record.means[hint_ids])
+        # A channel without variation says nothing about its equation.
+        seems_conserved = (std > _FLAT * largest_mean) & (drift.max(axis=0) <= _DRIFT_HINT * std)
+        for channel in np.flatnonzero(seems_conserved).tolist():
+            if channel not in conserved:
                 names = [task_cfg.channels[index] for index in sorted((*conserved, channel))]
                 yield (
                     f"the spatial mean of {task_cfg.channels[channel]} is constant to {_DRIFT_HINT:g} of its standard "
                     f"deviation: if the equation conserves it, set data.tasks.{task_cfg.name}.conserved="
                     f"[{', '.join(names)}]"
                 )
+
+
+def _drifts_and_largest_mean(
+    means: Float64[np.ndarray, "m t c"],
+) -> tuple[Float64[np.ndarray, "m c"], Float64[np.ndarray, " c"]]:
+    """Return the drift of each channel in each trajectory, and the largest absolute spatial mean of each channel."""
+    return np.abs(means - means[:, :1]).max(axis=1), np.abs(means).max(axis=(0, 1))
 
 
 class NeighbourDifferences:

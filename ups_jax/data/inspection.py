@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float32, Float64
 
 from ups_jax.config import TaskConfig, yaml
 from ups_jax.data import declared_properties
-from ups_jax.data.scan import trajectory_bytes, trajectory_chunks
+from ups_jax.data.content import ContentReport, content_report
+from ups_jax.data.scan import concatenate_records, read_chunk_record, spaced_ids, trajectory_chunks
 from ups_jax.data.sources import Grid, Source, detect_layout
 from ups_jax.data.sources.detect import Layout, path_before_conversion, root_attribute
 from ups_jax.data.sources.points import PointCloud, ScatteredSource
@@ -71,6 +72,7 @@ class Inspection:
         constants: Value of each coefficient that does not vary.
         boundary: Boundary conditions as the file states them; empty if it states none.
         hints: Properties of the data that the configuration could declare, with the keys that declare them.
+        content: Trajectories that were not written completely, are at rest, or hardly vary.
     """
 
     path: Path
@@ -84,11 +86,12 @@ class Inspection:
     constants: dict[str, float]
     boundary: str
     hints: tuple[str, ...]
+    content: ContentReport
 
     @property
     def is_usable(self) -> bool:
-        """Whether all values are finite and no channel is constant in every trajectory."""
-        return not any(
+        """Whether all values are finite, all trajectories are complete, and no channel is constant in all of them."""
+        return bool(self.content.has_content.all()) and not any(
             channel.nonfinite_frames or channel.constant_trajectories == self.trajectories_read
             for channel in (*self.channels, *self.inputs)
         )
@@ -108,19 +111,21 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
     source = layout.open(path, None)
     names = source.channel_names or _default_channel_names(layout, Path(path), source.channels)
     field_summary, input_summary = _Summary(source.channels), _Summary(len(source.input_channels))
-    drift = declared_properties.MeanDrift(source.channels)
     edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
     order = _AxisOrder(source.channels)
     scattered = isinstance(source, ScatteredSource)
-    ids = _spaced_ids(source, None if read_all_trajectories else max_bytes)
+    ids, records = np.arange(source.trajectories), []
+    if not read_all_trajectories:
+        ids = spaced_ids(source, ids, max_bytes)
     for chunk, fields in trajectory_chunks(source, ids):
         field_summary.update(fields)
         input_summary.update(source.read_input_fields(chunk)[:, None])
-        finite = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
-        if finite.any():
-            order.update(fields[finite])
-            drift.update(chunk[finite], fields[finite])
-            edges.update(fields[finite])
+        records.append(read_chunk_record(source, chunk, fields, 1))
+        suitable = fields[content_report(records[-1]).suits_hints]
+        order.update(suitable)
+        edges.update(suitable)
+    record = concatenate_records(records)
+    content = content_report(record, ids)
     coefficients = {name: source.coefficient(name) for name in source.coefficient_names()}
     available = {name: values[~np.isnan(values)] for name, values in coefficients.items() if values is not None}
     ranges = {name: (float(values.min()), float(values.max())) for name, values in available.items() if values.size}
@@ -139,7 +144,8 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
     )
     hints: list[str] = []
     if layout.kind == "transient" and not scattered:
-        hints += drift.check(task_cfg, str(path), (), field_summary.std())
+        suits = np.flatnonzero(content.suits_hints)
+        hints += declared_properties.check_drift(task_cfg, str(path), (), field_summary.std(), record, suits[:0], suits)
         if not task_cfg.periodic:
             hints += edges.check(TaskConfig(name=task_cfg.name), str(path), source.grid.axes, ())
     if layout.kind == "transient":
@@ -157,6 +163,7 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
         constants={**getattr(source, "constants", dict)(), **constants},
         boundary=boundary,
         hints=tuple(hints),
+        content=content,
     )
 
 
@@ -181,11 +188,13 @@ def describe(inspection: Inspection) -> Iterator[str]:
             numbers = f"min {channel.minimum:.4g}  max {channel.maximum:.4g}  std {channel.std:.4g}"
             yield f"{kind:<11} {channel.name}  {numbers}"
             if channel.nonfinite_frames:
-                yield f"            NaN or Inf in {channel.nonfinite_frames} frames: remove these trajectories"
+                yield f"            NaN or Inf in {channel.nonfinite_frames} frames"
             if channel.constant_trajectories:
                 yield f"            constant in {channel.constant_trajectories} trajectories"
     for note in source.notes:
         yield f"note        {note.removeprefix(f'{source.name}: ')}"
+    for line in inspection.content.lines(inspection.task.channels):
+        yield f"content     {line}"
     for hint in inspection.hints:
         yield f"hint        {hint}"
     yield "config"
@@ -294,15 +303,6 @@ class _AxisOrder:
                 "consecutive frames differ more than neighbouring trajectories: if the first axis of the arrays is "
                 "time, exchange the first two axes"
             )
-
-
-def _spaced_ids(source: Source, max_bytes: int | None) -> Int[np.ndarray, " n"]:
-    """Return the ids of evenly spaced trajectories, at least one, with a total size of at most `max_bytes`.
-
-    If `max_bytes` is None, return the ids of all trajectories.
-    """
-    count = source.trajectories if max_bytes is None else max(1, max_bytes // trajectory_bytes(source))
-    return np.unique(np.linspace(0, source.trajectories - 1, min(count, source.trajectories)).astype(np.int64))
 
 
 def _default_channel_names(layout: Layout, path: Path, channel_count: int) -> tuple[str, ...]:

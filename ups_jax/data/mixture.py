@@ -44,6 +44,13 @@ class Mixture:
         """The fingerprints of the datasets, joined by `+`."""
         return "+".join(dataset.fingerprint for dataset in self.datasets)
 
+    def fingerprint_like(self, recorded: str) -> str:
+        """Return the fingerprint in the version of a recorded one, so that the two can be compared."""
+        parts = recorded.split("+")
+        if len(parts) != len(self.datasets):
+            return self.fingerprint
+        return "+".join(item.fingerprint_like(part) for item, part in zip(self.datasets, parts, strict=True))
+
     def split_record(self) -> dict[str, Any]:
         """Return the content of a run's `split.json`: the split of the only task, or of several tasks by name."""
         records = {data.task.name: split_record(data.splits, data.source.trajectories) for data in self.datasets}

@@ -1,16 +1,17 @@
-"""Opening of datasets: one pass over the data checks them and computes the statistics of the training split.
+"""Opening of datasets: a scan of the data checks them and computes the statistics of the training split.
 
 The result is a `Dataset`, or a `Mixture` of several datasets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Int
 
 from ups_jax.config import Config, TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
@@ -18,11 +19,21 @@ from ups_jax.core.task import Input, LossScales, Statistics, Task
 from ups_jax.data import declared_properties, symmetry_check
 from ups_jax.data.batches import window_frames
 from ups_jax.data.coefficients import Conditions, read_all_conditions, read_conditions
+from ups_jax.data.content import ContentReport, content_report
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.files import configured_tasks, open_source, single_task
 from ups_jax.data.loss_scales import channel_scales, grid_scales
 from ups_jax.data.mixture import Mixture
-from ups_jax.data.scan import ContentScan, check_overlap, trajectory_chunks
+from ups_jax.data.scan import (
+    ScanRecord,
+    check_finite,
+    check_overlap,
+    fingerprint,
+    former_fingerprint,
+    spaced_ids,
+    trajectory_chunks,
+)
+from ups_jax.data.scan_cache import ChunkCheck, scan_source
 from ups_jax.data.sources import Grid, MemorySource, Source
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.in_memory import load_into_memory
@@ -30,6 +41,8 @@ from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
 from ups_jax.data.splits import Splits, random_split
 from ups_jax.data.statistics import Moments, nonzero_std
 
+# Total size of the training trajectories on which the periodicity of the axes is checked.
+SAMPLE_BYTES = 64 * 2**20
 # Keys that need a grid, with the reason why a point cloud cannot have them.
 _GRID_ONLY_KEYS = {"symmetries": "they map a grid onto itself", "conserved": "the mean over points is not an integral"}
 
@@ -257,9 +270,10 @@ def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Da
     # With `data.source: latents`, the memory is reserved for the latents: training reads fields only to check and to
     # validate, so that they stay on disk.
     free_bytes = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
-    opened: list[tuple[TaskConfig, Source, Splits]] = []
+    opened: list[tuple[TaskConfig, Source, Source, Splits]] = []
     for task_cfg, trained_task in zip(configured_tasks(cfg), trained_tasks, strict=True):
-        source, splits = open_source(cfg, task_cfg)
+        file_source, splits = open_source(cfg, task_cfg)
+        source = file_source
         values_per_point = source.frames * source.channels + len(source.input_channels)
         size = 4 * source.trajectories * values_per_point * int(np.prod(source.grid.shape))
         if size <= free_bytes:
@@ -271,8 +285,8 @@ def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Da
             source = load_into_memory(source, coefficients)
         # Errors of one file are raised before errors across tasks.
         check_source(cfg, task_cfg, source, trained_task)
-        opened.append((task_cfg, source, splits))
-    task_cfgs, sources, splits_by_task = zip(*opened, strict=True)
+        opened.append((task_cfg, file_source, source, splits))
+    task_cfgs, _, sources, splits_by_task = zip(*opened, strict=True)
     all_conditions = read_all_conditions(task_cfgs, sources, [splits.train for splits in splits_by_task], trained_tasks)
     return [
         _checked_dataset(
@@ -280,12 +294,13 @@ def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Da
                 cfg=cfg,
                 task_cfg=task_cfg,
                 source=source,
+                file_source=file_source,
                 splits=splits,
                 trained_task=trained_task,
                 conditions=conditions,
             )
         )
-        for (task_cfg, source, splits), trained_task, conditions in zip(
+        for (task_cfg, file_source, source, splits), trained_task, conditions in zip(
             opened, trained_tasks, all_conditions, strict=True
         )
     ]
@@ -296,6 +311,7 @@ class _OpenedSource:
     """The opened source of a task, before the values of the fields are checked.
 
     Attributes:
+        file_source: Reader of the files whose content `source` holds in memory; None if it is `source` itself.
         trained_task: Task of a trained model, whose statistics are kept; None if the data define them.
         conditions: PDE coefficients of the trajectories.
     """
@@ -306,6 +322,7 @@ class _OpenedSource:
     splits: Splits
     trained_task: Task | None
     conditions: Conditions
+    file_source: Source | None = None
 
     @property
     def stride(self) -> int:
@@ -318,10 +335,48 @@ class _OpenedSource:
         key = f"data.tasks.{self.task_cfg.name}.periodic"
         return declared_properties.name_indices(self.task_cfg.periodic, self.source.grid.axes, key)
 
-    def check_content(self, content: ContentScan) -> list[str]:
-        """Raise `DataError` for NaN, Inf or overlapping splits; return notes about coefficients and splits."""
-        content.check_finite()
-        return [*self.source.notes, *self.conditions.notes, *check_overlap(content, self.splits, self.source.name)]
+    def scan(
+        self, check: ChunkCheck = lambda ids, values: None, check_settings: Sequence[object] = ()
+    ) -> tuple[ScanRecord, ContentReport, list[str]]:
+        """Return the record of all trajectories, the report on their content, and notes for the user.
+
+        Args:
+            check: A further check of the fields of each chunk.
+            check_settings: Everything that the result of `check` depends on, apart from the data.
+
+        Raises:
+            DataError: The data contain NaN or Inf, their splits overlap, or `check` fails.
+        """
+        name = self.source.name
+        record, cache_notes = scan_source(
+            self.source, self.stride, file_source=self.file_source, check=check, check_settings=check_settings
+        )
+        check_finite(record, name)
+        report = content_report(record)
+        notes = [*self.source.notes, *self.conditions.notes, *cache_notes, *check_overlap(record, self.splits, name)]
+        return record, report, notes + [f"{name}: {line}" for line in report.lines(self.task_cfg.channels)]
+
+    def check_edges(self, report: ContentReport, *, with_inputs: bool) -> Iterator[str]:
+        """Check the declared periodic axes on a sample of the training trajectories, and yield hints at others.
+
+        Args:
+            report: Trajectories without content give no hints.
+            with_inputs: Whether the input fields are checked too.
+
+        Raises:
+            DataError: An axis declared periodic is not periodic.
+        """
+        source, train = self.source, self.splits.train
+        suitable = train[report.suits_hints[train]]
+        inputs = len(source.input_channels) if with_inputs else 0
+        edges = declared_properties.NeighbourDifferences(source.grid.shape, inputs + source.channels)
+        for ids, values in trajectory_chunks(
+            source, spaced_ids(source, suitable if len(suitable) else train, SAMPLE_BYTES)
+        ):
+            parts = [source.read_input_fields(ids)[:, None], values] if with_inputs else [values]
+            edges.update(np.concatenate(parts, axis=-1))
+        hints = list(edges.check(self.task_cfg, source.name, source.grid.axes, self.periodic_axes))
+        yield from hints if len(suitable) else ()
 
     def new_task(self, statistics: Statistics, channel_scales: LossScales, **properties: Any) -> Task:
         """Return the task of a new model, from its configuration and the grid, coefficients and statistics of the data.
@@ -351,118 +406,94 @@ class _OpenedSource:
             **properties,
         )
 
-    def dataset(
-        self, task: Task, content: ContentScan, notes: Sequence[str], relative_change: Float64[np.ndarray, " r"]
-    ) -> Dataset:
+    def dataset(self, task: Task, record: ScanRecord, notes: Sequence[str]) -> Dataset:
         """Return the dataset of this source, whose fields have been checked."""
-        grid, conditions = self.source.grid, self.conditions
+        source, grid, conditions, splits = self.source, self.source.grid, self.conditions, self.splits
+        content = (source, conditions.values, conditions.mask, splits)
         return Dataset(
             task=task,
-            splits=self.splits,
-            fingerprint=content.fingerprint(conditions.values, conditions.mask, self.splits),
+            splits=splits,
+            fingerprint=fingerprint(record, *content),
+            former_fingerprint=cache(partial(former_fingerprint, *content)),
+            record=record,
             notes=tuple(notes),
-            source=self.source,
+            source=source,
             stride=self.stride,
-            times=grid.start + grid.dt * np.arange(self.source.frames),
+            times=grid.start + grid.dt * np.arange(source.frames),
             conditions=conditions.values,
             condition_mask=conditions.mask,
-            relative_change=relative_change,
+            relative_change=Moments.of_fields(source.name, record, splits.train).relative_change,
         )
 
 
 def _checked_dataset(opened: _OpenedSource) -> Dataset:
-    """Return the dataset of a task after one pass that checks its data and computes their statistics."""
+    """Return the dataset of a task after a scan that checks its data and computes their statistics."""
     if isinstance(opened.source.grid, PointCloud):
         return _checked_point_dataset(opened, opened.source.grid)
     return (_checked_steady_dataset if opened.task_cfg.kind == "steady" else _checked_transient_dataset)(opened)
 
 
 def _checked_transient_dataset(opened: _OpenedSource) -> Dataset:
-    """Return the dataset of a transient task on a grid, checked in one pass."""
+    """Return the checked dataset of a transient task on a grid."""
     task_cfg, source, splits, trained_task = opened.task_cfg, opened.source, opened.splits, opened.trained_task
-    axes, periodic = source.grid.axes, opened.periodic_axes
     conserved = declared_properties.name_indices(
         task_cfg.conserved, task_cfg.channels, f"data.tasks.{task_cfg.name}.conserved"
     )
-    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
-    content = ContentScan(source)
-    moments = Moments(source.name, source.frames, source.channels, opened.stride)
-    drift = declared_properties.MeanDrift(source.channels)
-    edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
-    for ids, fields in trajectory_chunks(source):
-        training = np.isin(ids, splits.train)
-        if content.update(ids, fields) and training.any():
-            moments.update(fields[training])
-            if trained_task is None:
-                drift.update(ids[training], fields[training])
-                edges.update(fields[training])
-    notes = opened.check_content(content)
+    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, opened.periodic_axes)
+    record, report, notes = opened.scan()
     if trained_task is None:
+        moments = Moments.of_fields(source.name, record, splits.train)
         statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
         scales = channel_scales(moments.mean, moments.std, statistics)
         task = opened.new_task(statistics, scales, conserved=conserved, symmetries=symmetries)
-        notes += drift.check(task_cfg, source.name, conserved, moments.std)
-        notes += edges.check(task_cfg, source.name, axes, periodic)
-        coefficients = opened.conditions.scaled()
+        train = splits.train
+        notes += declared_properties.check_drift(
+            task_cfg, source.name, conserved, moments.std, record, train, train[report.suits_hints[train]]
+        )
+        notes += opened.check_edges(report, with_inputs=False)
         notes += symmetry_check.check_symmetries(
-            task_cfg, source, symmetries, task.periodic, splits.train, coefficients
+            task_cfg, source, symmetries, task.periodic, train[report.has_content[train]], opened.conditions.scaled()
         )
     else:
         task, differences = _grid_task_and_notes(trained_task, source, opened.stride)
         notes += differences
-    return opened.dataset(task, content, notes, moments.relative_change)
+    return opened.dataset(task, record, notes)
 
 
 def _checked_steady_dataset(opened: _OpenedSource) -> Dataset:
-    """Return the dataset of a steady task on a grid, checked in one pass over its inputs and solutions."""
-    task_cfg, source = opened.task_cfg, opened.source
-    periodic, inputs = opened.periodic_axes, source.input_channels
+    """Return the checked dataset of a steady task on a grid."""
+    task_cfg, source, normalize = opened.task_cfg, opened.source, opened.cfg.data.normalize
     if task_cfg.conserved:
         raise ConfigError(
             f"key `data.tasks.{task_cfg.name}.conserved`: a steady solution does not change in time, so nothing can be "
             "conserved; remove the key"
         )
-    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
-    content = ContentScan(source)
-    channels = (*inputs, *task_cfg.channels)
-    moments = Moments(source.name, source.frames, len(channels), 1)
-    edges = declared_properties.NeighbourDifferences(source.grid.shape, len(channels))
-    for ids, fields in trajectory_chunks(source):
-        training = np.isin(ids, opened.splits.train)
-        pairs = np.concatenate([source.read_input_fields(ids)[:, None], fields], axis=-1)
-        if content.update(ids, pairs) and training.any():
-            moments.update(pairs[training])
-            if opened.trained_task is None:
-                edges.update(pairs[training])
-    notes = opened.check_content(content)
+    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, opened.periodic_axes)
+    record, report, notes = opened.scan()
     if opened.trained_task is None:
-        statistics = moments.steady_statistics(opened.cfg.data.normalize, channels)
-        input_statistics = zip(inputs, statistics.mean, statistics.std, strict=False)
-        solution = slice(len(inputs), None)
-        solution_statistics = Statistics(
-            mean=statistics.mean[solution],
-            std=statistics.std[solution],
-            delta_std=statistics.delta_std[solution],
-            scale=statistics.scale[solution],
-        )
+        train, inputs = opened.splits.train, source.input_channels
+        input_statistics = Moments.of_inputs(source.name, record, train).steady_statistics(normalize, inputs)
+        moments = Moments.of_fields(source.name, record, train)
+        statistics = moments.steady_statistics(normalize, task_cfg.channels)
+        columns = zip(inputs, input_statistics.mean, input_statistics.std, strict=True)
         task = opened.new_task(
-            solution_statistics,
-            channel_scales(moments.mean[solution], moments.std[solution], solution_statistics),
-            inputs=tuple(Input(name=name, mean=mean, std=std) for name, mean, std in input_statistics),
+            statistics,
+            channel_scales(moments.mean, moments.std, statistics),
+            inputs=tuple(Input(name=name, mean=mean, std=std) for name, mean, std in columns),
             symmetries=symmetries,
         )
-        notes += edges.check(task_cfg, source.name, source.grid.axes, periodic)
+        notes += opened.check_edges(report, with_inputs=True)
         notes += symmetry_check.check_symmetries(
-            task_cfg, source, symmetries, task.periodic, opened.splits.train, opened.conditions.scaled()
+            task_cfg, source, symmetries, task.periodic, train[report.has_content[train]], opened.conditions.scaled()
         )
     else:
         task, differences = _grid_task_and_notes(opened.trained_task, source, 1)
         notes += differences
-    return opened.dataset(task, content, notes, moments.relative_change)
+    return opened.dataset(task, record, notes)
 
 
 def _checked_point_dataset(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
-    """Return the dataset of a task on a point cloud, checked in one pass."""
+    """Return the checked dataset of a task on a point cloud."""
     task_cfg, source, trained_task = opened.task_cfg, opened.source, opened.trained_task
     if not isinstance(source, ScatteredSource):
         raise DataError(
@@ -482,35 +513,27 @@ def _checked_point_dataset(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
             "file has no dataset `box` with the corners of the domain; write this dataset to the file"
         )
     domain = cloud if trained_task is None else trained_task
-    content = ContentScan(source)
-    moments = Moments(source.name, source.frames, source.channels, opened.stride)
-    input_moments = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
-    for ids, fields in trajectory_chunks(source):
-        points, inputs = source.points(ids), source.read_input_fields(ids)
-        if not np.isfinite(inputs).all():
+
+    def check_points(ids: Int[np.ndarray, " m"], fields: Float32[np.ndarray, "m t p c"]) -> None:
+        points = source.points(ids)
+        if not np.isfinite(source.read_input_fields(ids)).all():
             raise DataError(f"{source.name}: the group `inputs` contains NaN or Inf; correct the file")
         if moving:
             _check_unwrapped_positions(source, fields, points, domain, periodic)
         else:
             check_points_inside(source.name, points, domain, periodic)
-        for values in (points.coords, points.mask, inputs):
-            content.add_to_fingerprint(values)
-        training = np.isin(ids, opened.splits.train)
-        if content.update(ids, fields) and training.any():
-            moments.update(fields[training], points.mask[training])
-            if source.input_channels:
-                # `Moments` takes trajectories: input fields do not change, so two equal frames stand for one.
-                input_moments.update(np.repeat(inputs[training, None], 2, axis=1), points.mask[training])
-    notes = opened.check_content(content)
+
+    record, _, notes = opened.scan(check_points, (moving, domain.origin, domain.box, periodic))
     if trained_task is None:
+        moments = Moments.of_fields(source.name, record, opened.splits.train)
         statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
-        task_inputs = _inputs_with_statistics(source.input_channels, input_moments)
+        task_inputs = _inputs_with_statistics(source, record, opened.splits.train)
         scales = channel_scales(moments.mean, moments.std, statistics)
         task = opened.new_task(statistics, scales, inputs=task_inputs, box=cloud.box, moving=moving)
     else:
         task, differences = _point_task_and_notes(trained_task, source, opened.stride)
         notes += differences
-    return opened.dataset(task, content, notes, moments.relative_change)
+    return opened.dataset(task, record, notes)
 
 
 def _grid_task_and_notes(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
@@ -544,10 +567,12 @@ def _point_task_and_notes(trained_task: Task, source: Source, stride: int) -> tu
     return replace(trained_task, shape=source.grid.shape, dt=dt), [note]
 
 
-def _inputs_with_statistics(names: tuple[str, ...], moments: Moments) -> tuple[Input, ...]:
+def _inputs_with_statistics(source: Source, record: ScanRecord, train: Int[np.ndarray, " m"]) -> tuple[Input, ...]:
     """Return the input fields with their mean and standard deviation (of a constant field, see `nonzero_std`)."""
+    names = source.input_channels
     if not names:
         return ()
+    moments = Moments.of_inputs(source.name, record, train)
     scales = nonzero_std(moments.mean, moments.std)
     columns = zip(names, moments.mean.tolist(), scales.tolist(), strict=True)
     return tuple(Input(name=name, mean=mean, std=std) for name, mean, std in columns)

@@ -1,56 +1,59 @@
-"""Statistics of the training split, accumulated in float64 over chunks of trajectories."""
+"""Statistics of the training split, in float64, from the record of a scan."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Statistics
+from ups_jax.data.scan import ScanRecord
 
 # A float32 channel whose standard deviation is below this fraction of its rms varies by rounding only.
 _CONSTANT = 1e-6
 
 
 class Moments:
-    """An accumulator of mean, rms and standard deviation of fields, and of their changes over `stride` frames.
+    """Mean, rms and standard deviation of fields over trajectories, and of their changes over `stride` frames.
 
     Args:
         source_name: Name of the data in messages.
-        frames: Number of stored frames in a trajectory.
-        channels: Number of channels.
-        stride: Model step in stored frames.
+        points: Number of points of each trajectory.
+        sums: Sums of each channel over the points of each frame.
+        squares: Sums of squares, likewise.
+        changes: Sums of squared changes over `stride` frames, likewise.
     """
 
-    def __init__(self, source_name: str, frames: int, channels: int, stride: int) -> None:
+    def __init__(
+        self,
+        source_name: str,
+        points: Int[np.ndarray, " n"],
+        sums: Float64[np.ndarray, "n t c"],
+        squares: Float64[np.ndarray, "n t c"],
+        changes: Float64[np.ndarray, "n r c"],
+    ) -> None:
         self._source_name = source_name
-        self._stride = stride
-        self._count = 0
-        self._trajectories = 0
-        self._sum, self._squares, self._delta_squares = np.zeros((3, channels))
-        self._change = np.zeros(max(0, frames - stride))
+        self._count = int(points.sum()) * sums.shape[1]
+        self._pairs = int(points.sum()) * changes.shape[1]
+        self._sum, self._squares = sums.sum(axis=(0, 1)), squares.sum(axis=(0, 1))
+        self._delta_squares = changes.sum(axis=(0, 1))
+        before = squares[:, : changes.shape[1]]
+        ratio = np.sqrt(np.divide(changes, before, out=np.zeros_like(before), where=before > 0))
+        self._relative_change = ratio.mean(axis=-1).mean(axis=0)
 
-    def update(self, fields: Float[np.ndarray, "n t *s c"], mask: Float[np.ndarray, "n *s"] | None = None) -> None:
-        """Add the fields of further trajectories to the statistics.
+    @staticmethod
+    def of_fields(source_name: str, record: ScanRecord, ids: Int[np.ndarray, " m"]) -> Moments:
+        """Return the moments of the fields of the trajectories `ids`."""
+        changes = record.changes[ids]
+        return Moments(source_name, record.points[ids], record.sums[ids], record.squares[ids], changes)
 
-        Args:
-            fields: Fields, which must be 0 where `mask` is 0.
-            mask: 1 for points that count, 0 for padding; all points count by default.
-        """
-        exact = fields.astype(np.float64)
-        space = tuple(range(2, exact.ndim - 1))
-        delta = exact[:, self._stride :] - exact[:, : -self._stride]
-        squares, delta_squares = (exact**2).sum(axis=space), (delta**2).sum(axis=space)
-        self._count += exact[..., 0].size if mask is None else int(mask.sum()) * exact.shape[1]
-        self._trajectories += len(exact)
-        self._sum += exact.sum(axis=tuple(range(exact.ndim - 1)))
-        self._squares += squares.sum(axis=(0, 1))
-        self._delta_squares += delta_squares.sum(axis=(0, 1))
-        before = squares[:, : -self._stride]
-        ratio = np.sqrt(np.divide(delta_squares, before, out=np.zeros_like(before), where=before > 0))
-        self._change += ratio.mean(axis=-1).sum(axis=0)
+    @staticmethod
+    def of_inputs(source_name: str, record: ScanRecord, ids: Int[np.ndarray, " m"]) -> Moments:
+        """Return the moments of the input fields of the trajectories `ids`."""
+        sums, squares = record.input_sums[ids, None], record.input_squares[ids, None]
+        return Moments(source_name, record.points[ids], sums, squares, squares[:, :0])
 
     @property
     def rms(self) -> Float64[np.ndarray, " c"]:
@@ -70,16 +73,14 @@ class Moments:
     @property
     def relative_change(self) -> Float64[np.ndarray, " t"]:
         """The mean of ||u[t + stride] - u[t]|| / ||u[t]|| over trajectories and channels, for each frame t."""
-        return self._change / self._trajectories
+        return self._relative_change
 
     def statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
         """Return the statistics that normalise fields and their changes in one model step.
 
         Raise `DataError` if one of the `channels` is constant. `normalize` is the value of `data.normalize`.
         """
-        frames = len(self._change)
-        pairs = self._count * frames // (frames + self._stride)
-        deviations, delta = self.std, np.sqrt(self._delta_squares / pairs)
+        deviations, delta = self.std, np.sqrt(self._delta_squares / self._pairs)
         for name, rms, std, change in zip(channels, self.rms, deviations, delta, strict=True):
             if change <= _CONSTANT * rms or (normalize == "zscore" and std <= _CONSTANT * rms):
                 problem = "does not change in time" if std > _CONSTANT * rms else "is constant"

@@ -25,7 +25,7 @@ from ups_jax.data.sources.base import Source, read_trajectories
 
 # Largest numbers of trajectories, bytes and points that the test of trajectories uses.
 _TRAJECTORIES = 32
-_BYTES = 128 * 2**20
+_BYTES = 64 * 2**20
 _POINTS = 12_000
 # Radius of the neighbourhood for one, two and three space axes.
 _RADIUS = {1: 4, 2: 2, 3: 1}

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from ups_jax.config import Config, TaskConfig, restrict_to_task
 from ups_jax.core.errors import UserError
 from ups_jax.data import declared_properties, open
 from ups_jax.data.coefficients import coefficient_scales, read_conditions
+from ups_jax.data.content import ContentReport, content_report
 from ups_jax.data.files import data_files, open_source, open_task_file
 from ups_jax.data.mixture import task_shares
-from ups_jax.data.scan import ContentScan, check_overlap, trajectory_chunks
+from ups_jax.data.scan import ScanRecord, check_finite, check_overlap, spaced_ids, trajectory_chunks
+from ups_jax.data.scan_cache import scan_source
 from ups_jax.data.sources import Source
 from ups_jax.data.sources.points import ScatteredSource
 from ups_jax.data.splits import Splits
@@ -71,54 +71,63 @@ def _task_problems(cfg: Config) -> list[str]:
         with_one = replace(task_cfg, symmetries=(item,))
         run_check(lambda with_one=with_one: declared_properties.resolve_symmetries(with_one, source.grid, ()))  # type: ignore[misc]
     if not problems and not isinstance(source, ScatteredSource):
+        record, _ = scan_source(source, 1 if task_cfg.kind == "steady" else cfg.training.time_stride)
+        report = content_report(record)
         if task_cfg.kind == "transient":
-            _check_values(cfg, task_cfg, source, splits, run_check)
-        run_check(lambda: _check_symmetries(task_cfg, source, splits, run_check))
+            _check_values(cfg, task_cfg, source, splits, record, run_check)
+        run_check(lambda: _check_symmetries(task_cfg, source, splits, report, run_check))
     if not problems:
         run_check(lambda: open.open_dataset(cfg))
     return problems
 
 
 def _check_values(
-    cfg: Config, task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
+    cfg: Config,
+    task_cfg: TaskConfig,
+    source: Source,
+    splits: Splits,
+    record: ScanRecord,
+    run_check: Callable[[Callable[[], object]], None],
 ) -> None:
     """Run each check of the field values through `run_check`, which records the error of a failed check.
 
     Statistics leave out trajectories with NaN or Inf, so that one defect does not hide others.
     """
-    content = ContentScan(source)
-    moments = Moments(source.name, source.frames, source.channels, cfg.training.time_stride)
-    drift = declared_properties.MeanDrift(source.channels)
+    usable = splits.train[record.is_finite[splits.train]]
+    run_check(lambda: check_finite(record, source.name))
+    run_check(lambda: check_overlap(record, splits, source.name))
+    if not len(usable):
+        return
+    moments = Moments.of_fields(source.name, record, usable)
     edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
-    for ids, fields in trajectory_chunks(source):
-        content.update(ids, fields)
-        usable = np.isin(ids, splits.train) & np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
-        if usable.any():
-            moments.update(fields[usable])
-            drift.update(ids[usable], fields[usable])
-            edges.update(fields[usable])
-    run_check(content.check_finite)
-    run_check(lambda: check_overlap(content, splits, source.name))
+    for _, fields in trajectory_chunks(source, spaced_ids(source, usable, open.SAMPLE_BYTES)):
+        edges.update(fields)
     axes = source.grid.axes
     periodic = declared_properties.name_indices(task_cfg.periodic, axes, "periodic")
     conserved = declared_properties.name_indices(task_cfg.conserved, task_cfg.channels, "conserved")
     run_check(lambda: moments.statistics(cfg.data.normalize, task_cfg.channels))
-    run_check(lambda: list(drift.check(task_cfg, source.name, conserved, moments.std)))
+    drift = (task_cfg, source.name, conserved, moments.std, record, usable, usable[:0])
+    run_check(lambda: list(declared_properties.check_drift(*drift)))
     for axis in range(len(axes)):
         declared = tuple(index for index in periodic if index == axis)
         run_check(lambda declared=declared: list(edges.check(task_cfg, source.name, axes, declared)))  # type: ignore[misc]
 
 
 def _check_symmetries(
-    task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
+    task_cfg: TaskConfig,
+    source: Source,
+    splits: Splits,
+    report: ContentReport,
+    run_check: Callable[[Callable[[], object]], None],
 ) -> None:
     """Pass the check of each declared symmetry to `run_check`, which records its error."""
     periodic = declared_properties.name_indices(task_cfg.periodic, source.grid.axes, "periodic")
     is_periodic = tuple(axis in periodic for axis in range(len(source.grid.axes)))
+    suitable = splits.train[report.has_content[splits.train]]
     coefficients = read_conditions(task_cfg, source, splits.train, None).scaled()
     symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
     for index, symmetry in enumerate(symmetries):
         check = partial(
-            check_symmetries, task_cfg, source, (symmetry,), is_periodic, splits.train, coefficients, first_index=index
+            check_symmetries, task_cfg, source, (symmetry,), is_periodic, suitable, coefficients, first_index=index
         )
         run_check(lambda check=check: list(check()))  # type: ignore[misc]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from ups_jax.config import TaskConfig
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
+from ups_jax.evaluation.evaluate import TrajectoryArrays, rows_per_chunk
 from ups_jax.inference.inputs import make_conditions
 from ups_jax.metrics.aggregate import Table, concatenate_tables, fixed_size_chunks, rollout_section, score_rows
 from ups_jax.models import Conditions, Simulator, denormalize, normalize, step
@@ -26,9 +27,6 @@ from ups_jax.models.corrector import Corrector, CorrectorWeights, step_inputs
 from ups_jax.rollout.flow_sampler import Sampler
 from ups_jax.simulate.equations import EQUATIONS, trapezoidal_residual
 from ups_jax.simulate.presets import PRESETS, Preset
-
-if TYPE_CHECKING:
-    from ups_jax.evaluation.evaluate import TrajectoryArrays
 
 # (frame, candidate for the next frame, conditions) -> score of each sample; lower is better. Physical units.
 ScoreFunction = Callable[[Float[Array, "b *s c"], Float[Array, "b *s c"], Conditions], Float[Array, " b"]]
@@ -107,14 +105,16 @@ def evaluate_best_of_n(
     """
     fields, task = trajectories.fields, model.task
     steps = fields.shape[1] - context
+    batch_size = rows_per_chunk(fields, batch_size, copies=candidates)
 
     def evaluate_rule(choose: SelectionRule) -> dict[str, Any]:
         predict = jax.jit(lambda *args: best_of_n_rollout(model, corrector, sampler, score, choose, candidates, *args))
         tables: list[Table] = []
-        for rows, real_rows in fixed_size_chunks(len(fields), batch_size):
-            truth = fields[rows, context:]
+        for rows, real_rows in fixed_size_chunks(fields.shape[0], batch_size):
+            chunk = fields[rows]
+            truth = chunk[:, context:]
             cond = make_conditions(task, trajectories.cond[rows], trajectories.cond_mask[rows])
-            start = jnp.asarray(fields[rows, :context])
+            start = jnp.asarray(chunk[:, :context])
             arguments = (params, weights, start, jnp.asarray(truth), cond, jax.random.key(seed))
             tables.append(score_rows(np.asarray(predict(*arguments)), truth, task, real_rows))
         # Timed with the last chunk, whose shape is already compiled.

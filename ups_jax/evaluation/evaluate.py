@@ -6,8 +6,9 @@ once for single steps and once for the rollout.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +19,6 @@ from jaxtyping import Float, Int
 from ups_jax.config import EvaluationConfig
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
-from ups_jax.data.dataset import Trajectories
 from ups_jax.evaluation.result import Example, PointEvaluation, Spectra, TransientEvaluation
 from ups_jax.inference.inputs import get_point_arrays, select_condition_arrays, select_point_mask
 from ups_jax.metrics.aggregate import (
@@ -85,12 +85,25 @@ class Predictor(Protocol):
         """Return decode(encode(fields)), to measure the error of the codec alone."""
 
 
+# Largest size of the true fields in a chunk: predictions and the arrays of the metrics take several times as much.
+_CHUNK_BYTES = 16 * 2**20
+
+
 @runtime_checkable
-class TrajectoryArrays(Protocol):
-    """The trajectories of one split of one task, in physical units."""
+class Rows(Protocol):
+    """An array in memory, or one whose rows are read when it is indexed with their numbers."""
 
     @property
-    def fields(self) -> Float[np.ndarray, "n t *s c"]: ...
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+@runtime_checkable
+class TrajectoryArrays(Protocol):
+    """The trajectories of one split of one task, in physical units: fields `(n, t, *s, c)`."""
+
+    @property
+    def fields(self) -> Rows: ...
     @property
     def cond(self) -> Float[np.ndarray, "n p"]: ...
     @property
@@ -99,6 +112,26 @@ class TrajectoryArrays(Protocol):
     def time(self) -> Float[np.ndarray, " t"]: ...
     @property
     def ids(self) -> Int[np.ndarray, " n"]: ...
+
+
+@runtime_checkable
+class SolutionArrays(TrajectoryArrays, Protocol):
+    """The input fields `(n, *s, i)` and the true solutions, as single frames, of one split of a steady task."""
+
+    @property
+    def inputs(self) -> Rows: ...
+
+
+def rows_per_chunk(fields: Rows, batch_size: int, *, frames: int | None = None, copies: int = 1) -> int:
+    """Return the number of rows in a chunk: `batch_size`, fewer if their fields exceed 16 MiB, at least 1.
+
+    Args:
+        fields: True fields of all trajectories.
+        frames: Number of frames in a row; all by default.
+        copies: Number of arrays of the size of a row that its prediction takes.
+    """
+    row_bytes = 4 * copies * (frames or fields.shape[1]) * math.prod(fields.shape[2:])
+    return max(1, min(batch_size, _CHUNK_BYTES // row_bytes))
 
 
 def evaluate_predictor(
@@ -113,6 +146,8 @@ def evaluate_predictor(
     ensembles: Mapping[str, EnsembleFunction] = MappingProxyType({}),
 ) -> TransientEvaluation:
     """Return the metrics of a predictor on a transient task: one-step errors, rollout errors, and two baselines.
+
+    Fields are read in chunks of at most `config.batch_size` rows, fewer if they are large (`rows_per_chunk`).
 
     One-step predictions start from every window of `context` true frames. The rollout starts from the first `context`
     frames and ends at the last frame. The baselines are persistence (the last true frame, repeated) and the codec
@@ -133,16 +168,19 @@ def evaluate_predictor(
         DataError: There are no trajectories, or they have too few frames.
     """
     count, frames = trajectories.fields.shape[:2]
+    batch_size = rows_per_chunk(trajectories.fields, config.batch_size)
     if count == 0 or frames <= context:
         raise DataError(
             f"task {task.name}: cannot evaluate {count} trajectories of {frames} frames with "
             f"`data.context: {context}`; provide at least one trajectory of {context + 1} frames"
         )
-    one_step = _one_step_table(predictor, trajectories, task, config.batch_size, context)
-    tables, spectra = _rollout_tables(predictor, trajectories, task, config.batch_size, context)
+    # A single step takes more memory for a frame than a rollout does.
+    window_rows = rows_per_chunk(trajectories.fields, config.batch_size, frames=context + 1, copies=2)
+    one_step = _one_step_table(predictor, trajectories, task, window_rows, context)
+    tables, spectra = _rollout_tables(predictor, trajectories, task, batch_size, context)
     rollout, codec = tables["rollout"], tables["codec"]
     scores = rollout["nrmse"].mean(1)
-    examples, seconds = _timed_examples(predictor, trajectories, task, config.batch_size, context, scores)
+    examples, seconds = _timed_examples(predictor, trajectories, task, batch_size, context, scores)
     evaluation_class = PointEvaluation if task.scattered else TransientEvaluation
     return evaluation_class(
         task=task,
@@ -156,7 +194,7 @@ def evaluate_predictor(
             "codec": {"one_step": metrics_section(codec), "rollout": rollout_section(codec, task.dt)},
         },
         variants={
-            name: _evaluate_variant(predict, trajectories, task, config.batch_size, context)
+            name: _evaluate_variant(predict, trajectories, task, batch_size, context)
             for name, predict in variants.items()
         }
         | {
@@ -180,7 +218,7 @@ def evaluate_predictor(
                 f"{task.name}: one_step = prediction of the next frame from each of the {frames - context} windows of "
                 f"{context} true frames; rollout = prediction from the first {context} frames to frame {frames}; "
                 "seconds_per_rollout_step = wall time per trajectory and step after compilation, "
-                f"{min(config.batch_size, count)} trajectories per batch; correlation_time = time after the context "
+                f"{min(batch_size, count)} trajectories per batch; correlation_time = time after the context "
                 "until the correlation with the truth falls below 0.8, interpolated linearly between frames"
             ),
         },
@@ -194,7 +232,7 @@ def evaluate_predictor(
 
 
 def steady_ensemble_section(
-    ensemble: EnsembleFunction, trajectories: Trajectories, task: Task, *, batch_size: int, members: int
+    ensemble: EnsembleFunction, trajectories: SolutionArrays, task: Task, *, batch_size: int, members: int
 ) -> dict[str, Any]:
     """Return the metrics of an ensemble's mean solution and the scores of its members, as the section `steady`.
 
@@ -202,8 +240,15 @@ def steady_ensemble_section(
         batch_size: Number of solutions per call of `ensemble`.
         members: Number of members, at least two.
     """
+    batch_size = rows_per_chunk(trajectories.fields, batch_size, copies=members)
     means, scores = _mean_metrics_and_scores(
-        ensemble, trajectories, trajectories.inputs, trajectories.fields, task, 1.0, batch_size, members
+        ensemble,
+        trajectories,
+        lambda rows: (trajectories.inputs[rows], trajectories.fields[rows]),
+        task,
+        1.0,
+        batch_size,
+        members,
     )
     del scores["decorrelation_time"]
     return {"steady": steady_section(means) | scores, "members": members}
@@ -227,12 +272,21 @@ def evaluate_rollout_ensemble(
         context: Number of frames that the model takes as input.
         members: Number of members, at least two.
     """
-    u0, truth = trajectories.fields[:, :context], trajectories.fields[:, context:]
-    means, scores = _mean_metrics_and_scores(ensemble, trajectories, u0, truth, task, task.dt, batch_size, members)
+    count, frames = trajectories.fields.shape[:2]
+    batch_size = rows_per_chunk(trajectories.fields, batch_size, copies=members)
+
+    def start_and_truth(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        fields = trajectories.fields[rows]
+        return fields[:, :context], fields[:, context:]
+
+    means, scores = _mean_metrics_and_scores(
+        ensemble, trajectories, start_and_truth, task, task.dt, batch_size, members
+    )
     # Timed with one more member of the last chunk, whose shape is already compiled.
-    *_, (rows, _) = fixed_size_chunks(len(u0), batch_size)
-    steps, begin = truth.shape[1], time.perf_counter()
-    ensemble(u0[rows], steps, trajectories.cond[rows], trajectories.cond_mask[rows], members=1)
+    *_, (rows, _) = fixed_size_chunks(count, batch_size)
+    u0, steps = start_and_truth(rows)[0], frames - context
+    begin = time.perf_counter()
+    ensemble(u0, steps, trajectories.cond[rows], trajectories.cond_mask[rows], members=1)
     seconds = members * (time.perf_counter() - begin) / (steps * len(rows))
     section = rollout_section(means, task.dt) | scores
     return {"rollout": section, "members": members, "seconds_per_rollout_step": seconds}
@@ -242,12 +296,16 @@ def _one_step_table(
     predictor: Predictor, trajectories: TrajectoryArrays, task: Task, batch_size: int, context: int
 ) -> Table:
     """Return the metrics `(n, steps)` of predicting one frame from each window of `context` true frames."""
-    fields = trajectories.fields
-    count, steps = fields.shape[0], fields.shape[1] - context
+    count, steps = trajectories.fields.shape[0], trajectories.fields.shape[1] - context
     tables: list[Table] = []
+    loaded = np.empty(0, int)
     for windows, real_rows in fixed_size_chunks(count * steps, batch_size):
         trajectory, start = windows // steps, windows % steps
-        window_fields = fields[trajectory[:, None], start[:, None] + np.arange(context + 1)]
+        if not np.isin(trajectory, loaded).all():
+            loaded = np.unique(trajectory)
+            fields = trajectories.fields[loaded]
+        rows = np.searchsorted(loaded, trajectory)
+        window_fields = fields[rows[:, None], start[:, None] + np.arange(context + 1)]
         pred = predictor.rollout_arrays(
             window_fields[:, :context], 1, *select_condition_arrays(trajectories, trajectory)
         )
@@ -298,34 +356,39 @@ def _evaluate_variant(
     steps = fields.shape[1] - context
     tables: list[Table] = []
     for rows, real_rows in fixed_size_chunks(fields.shape[0], batch_size):
-        pred = predict(fields[rows, :context], steps, *select_condition_arrays(trajectories, rows))
+        chunk, conditions = fields[rows], select_condition_arrays(trajectories, rows)
+        pred = predict(chunk[:, :context], steps, *conditions)
         point_mask = select_point_mask(trajectories, rows)
-        tables.append(score_rows(pred, fields[rows, context:], task, real_rows, point_mask))
+        tables.append(score_rows(pred, chunk[:, context:], task, real_rows, point_mask))
     # Timed with the last chunk, whose shape is already compiled.
     begin = time.perf_counter()
-    predict(fields[rows, :context], steps, *select_condition_arrays(trajectories, rows))
+    predict(chunk[:, :context], steps, *conditions)
     seconds = (time.perf_counter() - begin) / (steps * len(rows))
     return {"rollout": rollout_section(concatenate_tables(tables), task.dt), "seconds_per_rollout_step": seconds}
 
 
 def _mean_metrics_and_scores(
     ensemble: EnsembleFunction,
-    trajectories: TrajectoryArrays | Trajectories,
-    u0: np.ndarray,
-    truth: np.ndarray,
+    trajectories: TrajectoryArrays,
+    start_and_truth: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     task: Task,
     dt: float,
     batch_size: int,
     members: int,
 ) -> tuple[Table, dict[str, float]]:
-    """Return the metrics of the ensemble mean for each trajectory, and the scores of the ensemble."""
+    """Return the metrics of the ensemble mean for each trajectory, and the scores of the ensemble.
+
+    Args:
+        start_and_truth: Returns the arguments `u0` of `ensemble` and the true frames of some trajectories.
+    """
     mean_tables: list[Table] = []
     score_tables: list[Table] = []
-    for rows, real_rows in fixed_size_chunks(len(truth), batch_size):
+    for rows, real_rows in fixed_size_chunks(len(trajectories.ids), batch_size):
         cond, cond_mask = trajectories.cond[rows], trajectories.cond_mask[rows]
-        samples = ensemble(u0[rows], truth.shape[1], cond, cond_mask, members=members)
-        mean_tables.append(score_rows(samples.mean(0), truth[rows], task, real_rows))
-        scores = ensemble_table(samples, truth[rows], dt)
+        u0, truth = start_and_truth(rows)
+        samples = ensemble(u0, truth.shape[1], cond, cond_mask, members=members)
+        mean_tables.append(score_rows(samples.mean(0), truth, task, real_rows))
+        scores = ensemble_table(samples, truth, dt)
         score_tables.append({name: np.asarray(value)[:real_rows] for name, value in scores.items()})
     return concatenate_tables(mean_tables), ensemble_summary(concatenate_tables(score_tables))
 
@@ -342,21 +405,22 @@ def _timed_examples(
 
     Keeping the predictions of the whole split instead would need as much memory as the data.
     """
-    fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
-    steps = fields.shape[1] - context
+    cond, mask, steps = trajectories.cond, trajectories.cond_mask, trajectories.fields.shape[1] - context
     order = np.argsort(np.where(np.isfinite(rollout_nrmse), rollout_nrmse, np.inf), kind="stable")
     rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
     # Padded to the chunk size of the rollout, so that nothing is compiled again.
     size = min(batch_size, len(order))
     padded_rows = np.resize(rows, -(-len(rows) // size) * size)
-    begin = time.perf_counter()
-    preds = np.concatenate(
-        [
-            predictor.rollout_arrays(fields[chunk][:, :context], steps, *select_condition_arrays(trajectories, chunk))
-            for chunk in padded_rows.reshape(-1, size)
-        ]
-    )
-    seconds = (time.perf_counter() - begin) / (steps * len(padded_rows))
+    truth, point_arrays = trajectories.fields[rows], get_point_arrays(trajectories)
+    truth_row = np.resize(np.arange(len(rows)), len(padded_rows)).reshape(-1, size)
+    preds, seconds = [], 0.0
+    for chunk, chunk_truth in zip(padded_rows.reshape(-1, size), truth_row, strict=True):
+        arguments = (truth[chunk_truth, :context], steps, *select_condition_arrays(trajectories, chunk))
+        begin = time.perf_counter()
+        pred = predictor.rollout_arrays(*arguments)
+        seconds += (time.perf_counter() - begin) / (steps * len(padded_rows))
+        # The other rows repeat the same trajectories.
+        preds += list(pred[: len(rows) - len(preds)])
     examples = [
         Example(
             label=label,
@@ -366,11 +430,11 @@ def _timed_examples(
                 item.name: float(cond[row, index]) for index, item in enumerate(task.coefficients) if mask[row, index]
             },
             time=trajectories.time[context - 1 :],
-            truth=fields[row, context - 1 :],
-            prediction=np.concatenate([fields[row, context - 1 : context], pred]),
-            point_arrays={name: values[row] for name, values in get_point_arrays(trajectories).items()},
+            truth=fields[context - 1 :],
+            prediction=np.concatenate([fields[context - 1 : context], pred]),
+            point_arrays={name: values[[row]][0] for name, values in point_arrays.items()},
         )
-        for label, row, pred in zip(("best", "median", "worst"), rows, preds, strict=False)
+        for label, row, fields, pred in zip(("best", "median", "worst"), rows, truth, preds, strict=True)
     ]
     return examples, seconds
 

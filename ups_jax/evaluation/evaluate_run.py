@@ -19,7 +19,7 @@ from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.terminal import print_line
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, Split, as_mixture, open_dataset
-from ups_jax.data.dataset import Trajectories
+from ups_jax.data.dataset import StoredRows, StoredTrajectories
 from ups_jax.data.files import configured_tasks, single_task
 from ups_jax.data.open import as_trained_task
 from ups_jax.evaluation.best_of_n import candidate_score, evaluate_best_of_n, no_candidates_reason
@@ -61,7 +61,7 @@ class Selection:
     """The trajectories to evaluate, and the name and folder of the results.
 
     Attributes:
-        trajectories: Number of trajectories, from the first on; all if None.
+        trajectories: Number of trajectories, from the first on; `evaluation.trajectories` if None.
         horizon: Number of predicted frames; all if None.
         name: Name of the result files; by default derived from split, stage and data.
         output: Folder of the results; by default the run directory.
@@ -122,7 +122,7 @@ def evaluate(
         data: The data, from `open_dataset`, `open_mixture` or `from_arrays`. Only tasks of both model and data are
             evaluated.
         split: The split to evaluate: `train`, `val` or `test`.
-        trajectories: Number of trajectories, from the first on; all by default.
+        trajectories: Number of trajectories, from the first on; by default `evaluation.trajectories` of the run.
         horizon: Number of predicted frames; all by default.
 
     Raises:
@@ -281,7 +281,7 @@ def _evaluate_tasks(
         notes = (*dataset.notes, *_grid_notes(model, task_cfg, dataset, mode, selection.split), *corrector_notes)
         for note in notes:
             print_line(console, f"note        {note}")
-        trajectories = _select_trajectories(dataset, selection, cfg.data.context)
+        trajectories = _select_trajectories(dataset, selection, cfg)
         evaluation = _evaluate_task(model, correctors, stage, dataset, trajectories, task_cfg)
         ensemble_stage = None
         if "ensemble" in evaluation.variants:
@@ -304,9 +304,13 @@ def _evaluate_tasks(
 def _reusable_datasets(data: Mixture | None, joint_model: TrainedModel) -> dict[str, Dataset]:
     """Return, by task, the data sets of `data` that the run was trained on (same task and fingerprint)."""
     models = (select_task(joint_model, task.name) for task in joint_model.tasks)
-    trained = {(model.task, model.checkpoint.fingerprint) for model in models}
+    fingerprints = {model.task: model.checkpoint.fingerprint for model in models}
     datasets = () if data is None else data.datasets
-    return {item.task.name: item for item in datasets if (item.task, item.fingerprint) in trained}
+    return {
+        item.task.name: item
+        for item in datasets
+        if item.task in fingerprints and fingerprints[item.task] == item.fingerprint_like(fingerprints[item.task])
+    }
 
 
 def _default_result_name(stage: str, main_stage: str, split: str, results: Sequence[_TaskResult]) -> str:
@@ -314,7 +318,7 @@ def _default_result_name(stage: str, main_stage: str, split: str, results: Seque
     other_files = [
         Path(item.dataset.source.name).stem
         for item in results
-        if item.dataset.fingerprint != item.model.checkpoint.fingerprint
+        if item.model.checkpoint.fingerprint != item.dataset.fingerprint_like(item.model.checkpoint.fingerprint)
     ]
     return "-".join([split if stage == main_stage else f"{stage}_{split}", *other_files])
 
@@ -337,7 +341,7 @@ def _evaluate_task(
     correctors: Mapping[str, Weights],
     stage: str,
     dataset: Dataset,
-    trajectories: Trajectories,
+    trajectories: StoredTrajectories,
     cfg: Config,
 ) -> TransientEvaluation | SteadyEvaluation:
     """Return the evaluation of one task.
@@ -402,7 +406,7 @@ def _evaluate_steady_task(
     correctors: Mapping[str, Weights],
     stage: str,
     dataset: Dataset,
-    trajectories: Trajectories,
+    trajectories: StoredTrajectories,
     cfg: Config,
 ) -> SteadyEvaluation:
     """Return the evaluation of a steady task, with the corrector `stage` or with each corrector as a variant."""
@@ -438,20 +442,23 @@ def _selected_corrector(correctors: Mapping[str, _Corrector], stage: str) -> _Co
     return correctors.get(stage, list(correctors.values())[-1]) if correctors else None
 
 
-def _select_trajectories(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
+def _select_trajectories(dataset: Dataset, selection: Selection, cfg: Config) -> StoredTrajectories:
     """Return the selected trajectories of a data set, cut to the selected horizon."""
-    trajectories = dataset.trajectories(selection.split, selection.trajectories)
-    if selection.horizon is None or dataset.task.kind == "steady":
-        return trajectories
-    frames = context + selection.horizon
-    return replace(trajectories, fields=trajectories.fields[:, :frames], time=trajectories.time[:frames])
+    limit = cfg.evaluation.trajectories if selection.trajectories is None else selection.trajectories
+    horizon = None if dataset.task.kind == "steady" else selection.horizon
+    frames = None if horizon is None else cfg.data.context + horizon
+    return dataset.stored_trajectories(selection.split, limit, frames)
 
 
-def truth_digest(trajectories: Trajectories) -> str:
+def truth_digest(trajectories: StoredTrajectories) -> str:
     """Return a hash (twelve hex digits) of the true trajectories; only evaluations with equal hashes are comparable."""
-    hashed = hashlib.sha256(np.ascontiguousarray(trajectories.fields).data)
-    for values in (trajectories.inputs, trajectories.time, trajectories.ids, *trajectories.point_arrays.values()):
-        hashed.update(np.ascontiguousarray(values).tobytes())
+    hashed = hashlib.sha256()
+    parts = (trajectories.fields, trajectories.inputs, trajectories.time, trajectories.ids)
+    for values in (*parts, *trajectories.point_arrays.values()):
+        # Row by row: the bytes of the whole array, which may be larger than the memory.
+        rows = (values[[row]] for row in range(len(values))) if isinstance(values, StoredRows) else (values,)
+        for part in rows:
+            hashed.update(np.ascontiguousarray(part).tobytes())
     return hashed.hexdigest()[:12]
 
 

@@ -14,11 +14,17 @@ from ups_jax.config import EvaluationConfig
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.data.dataset import Trajectories
-from ups_jax.data.sources.base import read_trajectories
-from ups_jax.evaluation.evaluate import EnsembleFunction, RolloutFunction, steady_ensemble_section
+from ups_jax.data.scan import trajectory_chunks
+from ups_jax.evaluation.evaluate import (
+    EnsembleFunction,
+    RolloutFunction,
+    SolutionArrays,
+    rows_per_chunk,
+    steady_ensemble_section,
+)
 from ups_jax.evaluation.result import SteadyEvaluation, SteadyExample
 from ups_jax.metrics.aggregate import (
+    Table,
     bootstrap_interval,
     concatenate_tables,
     fixed_size_chunks,
@@ -29,7 +35,7 @@ from ups_jax.metrics.aggregate import (
 
 def evaluate_steady(
     solve: RolloutFunction,
-    trajectories: Trajectories,
+    trajectories: SolutionArrays,
     task: Task,
     config: EvaluationConfig,
     *,
@@ -55,23 +61,24 @@ def evaluate_steady(
     Raises:
         DataError: The split is empty.
     """
-    count = len(trajectories.fields)
+    count = trajectories.fields.shape[0]
+    batch_size = rows_per_chunk(trajectories.fields, config.batch_size)
     if count == 0:
         raise DataError(f"task {task.name}: the split contains no solutions; increase its share in `data.split`")
-    solutions, seconds = _timed_solutions(solve, trajectories, config.batch_size)
-    solver_tables, mean_field_tables = [], []
-    for rows, real_rows in fixed_size_chunks(count, config.batch_size):
-        truth = trajectories.fields[rows]
-        solver_tables.append(score_rows(solutions[rows], truth, task, real_rows))
-        mean_field_tables.append(score_rows(np.broadcast_to(mean_field, truth.shape), truth, task, real_rows))
-    table = concatenate_tables(solver_tables)
+    table, seconds = _timed_table(solve, trajectories, task, batch_size)
+    mean_field_table, _ = _timed_table(
+        lambda u0, steps, cond, cond_mask: np.broadcast_to(mean_field, (len(u0), 1, *mean_field.shape)),
+        trajectories,
+        task,
+        batch_size,
+    )
     scores = table["nrmse"].mean(1)
     return SteadyEvaluation(
         task=task,
         metrics={"steady": steady_section(table)},
-        baselines={"mean_field": {"steady": steady_section(concatenate_tables(mean_field_tables))}},
+        baselines={"mean_field": {"steady": steady_section(mean_field_table)}},
         variants={
-            name: _evaluate_variant(solve_variant, trajectories, task, config.batch_size)
+            name: _evaluate_variant(solve_variant, trajectories, task, batch_size)
             for name, solve_variant in variants.items()
         }
         | {
@@ -88,12 +95,12 @@ def evaluate_steady(
             "protocol": (
                 f"{task.name}: steady = solution on {' x '.join(map(str, task.shape))} points; mean_field = mean of "
                 "the training solutions at each point; seconds_per_rollout_step = wall time per solution after "
-                f"compilation, {min(config.batch_size, count)} solutions per batch"
+                f"compilation, {min(batch_size, count)} solutions per batch"
             ),
         },
         ids=[int(index) for index in trajectories.ids],
         per_trajectory={"steady": {"nrmse": scores}},
-        examples=_best_median_worst(trajectories, solutions, task, scores),
+        examples=_best_median_worst(solve, trajectories, task, scores, batch_size),
     )
 
 
@@ -101,58 +108,59 @@ def mean_solution(dataset: Dataset) -> Float[np.ndarray, "*s c"]:
     """Return the mean of the training solutions at each point."""
     total = np.zeros((*dataset.task.shape, len(dataset.task.channels)))
     train = dataset.splits.ids("train")
-    for ids in np.array_split(train, -(-len(train) // 256)):
-        total += read_trajectories(dataset.source, ids)[:, 0].sum(0, dtype=np.float64)
+    for _, fields in trajectory_chunks(dataset.source, train):
+        total += fields[:, 0].sum(0, dtype=np.float64)
     return (total / len(train)).astype(np.float32)
 
 
-def _timed_solutions(
-    solve: RolloutFunction, trajectories: Trajectories, batch_size: int
-) -> tuple[Float[np.ndarray, "n 1 *s c"], float]:
-    """Return the solutions of all trajectories, and the seconds per solution without compilation."""
-    batches = list(fixed_size_chunks(len(trajectories.fields), batch_size))
-    solutions = [
-        solve(trajectories.inputs[rows], 1, trajectories.cond[rows], trajectories.cond_mask[rows])[:real_rows]
-        for rows, real_rows in batches
-    ]
-    # Timed with the first batch once more, whose shape is already compiled.
-    rows, _ = batches[0]
+def _timed_table(
+    solve: RolloutFunction, trajectories: SolutionArrays, task: Task, batch_size: int
+) -> tuple[Table, float]:
+    """Return the metrics of the solutions, and the seconds per solution without compilation."""
+    tables: list[Table] = []
+    for rows, real_rows in fixed_size_chunks(trajectories.fields.shape[0], batch_size):
+        arguments = (trajectories.inputs[rows], 1, trajectories.cond[rows], trajectories.cond_mask[rows])
+        tables.append(score_rows(solve(*arguments), trajectories.fields[rows], task, real_rows))
+    # Timed with the last batch once more, whose shape is already compiled.
     begin = time.perf_counter()
-    solve(trajectories.inputs[rows], 1, trajectories.cond[rows], trajectories.cond_mask[rows])
-    return np.concatenate(solutions), (time.perf_counter() - begin) / len(rows)
+    solve(*arguments)
+    return concatenate_tables(tables), (time.perf_counter() - begin) / len(rows)
 
 
 def _evaluate_variant(
-    solve: RolloutFunction, trajectories: Trajectories, task: Task, batch_size: int
+    solve: RolloutFunction, trajectories: SolutionArrays, task: Task, batch_size: int
 ) -> dict[str, Any]:
-    """Return the metrics of the solutions of `solve`, and the seconds per solution without compilation."""
-    solutions, seconds = _timed_solutions(solve, trajectories, batch_size)
-    tables = [
-        score_rows(solutions[rows], trajectories.fields[rows], task, real_rows)
-        for rows, real_rows in fixed_size_chunks(len(trajectories.fields), batch_size)
-    ]
-    return {"steady": steady_section(concatenate_tables(tables)), "seconds_per_rollout_step": seconds}
+    """Return the `steady` section of a variant, and its seconds per solution without compilation."""
+    table, seconds = _timed_table(solve, trajectories, task, batch_size)
+    return {"steady": steady_section(table), "seconds_per_rollout_step": seconds}
 
 
 def _best_median_worst(
-    trajectories: Trajectories, solutions: Float[np.ndarray, "n 1 *s c"], task: Task, nrmse: Float[np.ndarray, " n"]
+    solve: RolloutFunction, trajectories: SolutionArrays, task: Task, nrmse: Float[np.ndarray, " n"], batch_size: int
 ) -> list[SteadyExample]:
-    """Return the solutions with the best, median and worst nRMSE."""
+    """Return the solutions with the best, median and worst nRMSE, which are computed again."""
     order = np.argsort(np.where(np.isfinite(nrmse), nrmse, np.inf), kind="stable")
     rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
+    inputs, truth = trajectories.inputs[rows], trajectories.fields[rows]
+    # Padded to the size of the batches, so that nothing is compiled again.
+    size = min(batch_size, len(order))
+    padded = np.resize(np.arange(len(rows)), -(-len(rows) // size) * size).reshape(-1, size)
+    solutions = np.concatenate(
+        [solve(inputs[part], 1, trajectories.cond[rows[part]], trajectories.cond_mask[rows[part]]) for part in padded]
+    )
     return [
         SteadyExample(
             label=label,
             id=str(trajectories.ids[row]),
             nrmse=float(nrmse[row]),
             coefficients={
-                item.name: float(trajectories.cond[row, index])
-                for index, item in enumerate(task.coefficients)
-                if trajectories.cond_mask[row, index]
+                item.name: float(trajectories.cond[row, column])
+                for column, item in enumerate(task.coefficients)
+                if trajectories.cond_mask[row, column]
             },
-            inputs=trajectories.inputs[row],
-            truth=trajectories.fields[row, 0],
-            prediction=solutions[row, 0],
+            inputs=inputs[index],
+            truth=truth[index, 0],
+            prediction=solutions[index, 0],
         )
-        for label, row in zip(("best", "median", "worst"), rows, strict=True)
+        for index, (label, row) in enumerate(zip(("best", "median", "worst"), rows, strict=True))
     ]

@@ -127,6 +127,7 @@ def with_stored_latents(
         else str((recorded or {})["weights"])
     )
     expected_key = latent_key(digest, cfg, dataset, stored_key.dtype if recorded is None else str(recorded["dtype"]))
+    expected_key = replace(expected_key, data=dataset.fingerprint_like(stored_key.data))
     if differing := stored_key.differences(expected_key):
         codec_run = run.path if recorded is not None and run is not None else init_run
         raise DataError(

@@ -105,7 +105,7 @@ def preflight(
         # On fields: which parameters a loss term affects does not depend on latents, which are opened below.
         check_all_term_gradients(model, with_field_source(cfg), stage, first_batches(data, cfg, stage))
     if weights is not None:
-        check_init_fold(cfg, data.fingerprint, weights)
+        check_init_fold(cfg, data.fingerprint_like(weights.fingerprint), weights)
     data = with_stored_latents(cfg, stage, data, run, weights, init_from)
     return Preflight(data=data, model=model, losses=losses, plan=plan, init_weights=weights)
 
@@ -194,16 +194,18 @@ def check_parent_checkpoints(run: RunDirectory, stage: str, best_checkpoints: di
             )
 
 
-def check_parent_data(run: RunDirectory, cfg: Config, fingerprint: str, parent_fingerprints: Mapping[str, str]) -> None:
+def check_parent_data(run: RunDirectory, cfg: Config, data: Mixture, parent_fingerprints: Mapping[str, str]) -> None:
     """Raise ConfigError if `diffusion.fold` is set and a parent was trained on other data than the stage.
 
     The parent may then have been trained on trajectories that the fold reserves for the stage.
 
     Args:
-        fingerprint: Fingerprint of the data of the stage.
+        data: The data of the stage.
     """
-    differing = [name for name, of_parent in parent_fingerprints.items() if of_parent != fingerprint]
-    if cfg.diffusion.fold and differing:
+    if not cfg.diffusion.fold:
+        return
+    differing = [name for name, of in parent_fingerprints.items() if of != data.fingerprint_like(of)]
+    if differing:
         raise ConfigError(
             f"{run.path}: diffusion.fold={cfg.diffusion.fold:g} requires that all stages use the same data, but "
             f"{differing[0]} was trained on other data; restore the data of {differing[0]}, or give a new --run-dir"

@@ -194,7 +194,7 @@ def restore_or_init_state(training: TrainingRun, checkpoints: Checkpoints) -> Tr
     abstract = training.abstract_state
 
     def check_data(saved: dict[str, Any]) -> None:
-        if saved["fingerprint"] != training.data.fingerprint:
+        if saved["fingerprint"] != training.data.fingerprint_like(saved["fingerprint"]):
             raise ConfigError(
                 f"{training.run.path}: cannot be resumed with other data than it was trained on; give a new --run-dir"
             )

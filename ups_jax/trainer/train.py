@@ -179,7 +179,7 @@ def _claim_run_and_load_parents(
     if is_host0():
         check_resume(run, cfg, stage, resume)
     parents = trained_parents(run, stage, data.kind)
-    check_parent_data(run, cfg, data.fingerprint, parents.fingerprints)
+    check_parent_data(run, cfg, data, parents.fingerprints)
     if not broadcast_from_host0(run.has_record()):
         run.write_record({"created": utc_now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
         run.write_split(data.split_record())

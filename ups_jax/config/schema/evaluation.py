@@ -35,8 +35,11 @@ class EvaluationConfig:
     val_trajectories: Positive = 32
     """Largest number of validation trajectories."""
 
+    trajectories: Positive | None = None
+    """Number of evaluated trajectories of a split, from the first on; `null` evaluates all."""
+
     batch_size: Positive = 64
-    """Trajectories in a batch of rollouts."""
+    """Largest number of trajectories in a batch of rollouts. A batch has fewer if their true fields exceed 16 MiB."""
 
     bootstrap: Positive = 1000
     """Bootstrap resamples of each 95 % interval."""

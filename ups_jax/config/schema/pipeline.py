@@ -74,7 +74,7 @@ class FullEvaluationConfig:
     """Split that is evaluated: `val` or `test`."""
 
     trajectories: Positive | None = None
-    """Number of trajectories, from the first; `null` takes all."""
+    """Number of trajectories, from the first; `null` takes `evaluation.trajectories`."""
 
     horizon: Positive | None = None
     """Frames of each trajectory that are predicted; `null` takes all."""

@@ -61,6 +61,7 @@ class DescribedSource:
         self.path = Path(path)
         description = _read_description(self.path)
         self._file = open_arrays(array_path(self.path, description))
+        self.files = (self.path, array_path(self.path, description))
         self._axes = _parse_axes(self.name, description["axes"])
         self._array_names, self._available = _parse_array_and_channel_names(self.name, description, self._axes)
         self.channel_names = select_channels(self.name, self._available, channel_names)

@@ -71,6 +71,11 @@ class HDF5File:
         """Messages about how the file is read and what is left out."""
         return tuple(f"{self.name}: {text}" for text in self._notes.values())
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return (self.path,)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None, "_process": -1, "_lock": None}
 

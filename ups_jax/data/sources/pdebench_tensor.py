@@ -40,7 +40,7 @@ class TensorSource(HDF5Source):
         with self.open() as file:
             tensor = file["tensor"]
             for row, index, times in iterate_windows(ids, frames):
-                result[row] = tensor[index, times]
+                tensor.read_into(result[row], (index, times))
         return result[..., None]
 
 
@@ -75,7 +75,7 @@ class DarcySource(HDF5Source):
             dataset = file[name]
             result = np.empty((len(ids), *dataset.shape[1:]), np.float32)
             for row, index in enumerate(ids.tolist()):
-                result[row] = dataset[index]
+                dataset.read_into(result[row], (index,))
         return result
 
 

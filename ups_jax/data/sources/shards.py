@@ -247,6 +247,11 @@ class ShardsSource:
         return self.manifest.origin.name
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return (self.path / MANIFEST, *(self.path / shard.file for shard in self.manifest.shards))
+
+    @property
     def layout(self) -> str:
         """Name of the layout of the file that was converted."""
         return self.manifest.origin.layout

@@ -21,6 +21,7 @@ from ups_jax.rollout.flow_sampler import sample_distilled, sample_error
 from ups_jax.training.stages import corrector_validation
 from ups_jax.training.stages.diffusion_residual import corrector_model, corrector_weights, init_corrector
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
+from ups_jax.training.stages.validation_groups import mean_over_groups
 from ups_jax.training.state import ScaledState, TrainState
 
 # Root mean square of the student's samples, relative to the teacher's, below which the student has collapsed.
@@ -102,13 +103,12 @@ def _make_validation(model: Corrector, dataset: Dataset, cfg: Config, parents: P
         )
 
     # The teacher is constant: it is measured once.
-    teacher_metrics: dict[str, Array] = {}
+    teacher_metrics: dict[str, float] = {}
 
     def validate(weights: CorrectorWeights) -> dict[str, float]:
         if not teacher_metrics:
-            teacher_metrics.update(measure_teacher(parents, segments))
-        metrics = teacher_metrics | measure_student(weights, parents, segments)
-        return {name: float(value) for name, value in jax.device_get(metrics).items()}
+            teacher_metrics.update(mean_over_groups(lambda group: measure_teacher(parents, group), segments()))
+        return teacher_metrics | mean_over_groups(lambda group: measure_student(weights, parents, group), segments())
 
     return validate
 

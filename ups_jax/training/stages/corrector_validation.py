@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ups_jax.config import Config
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
+from ups_jax.data.dataset import StoredTrajectories
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import (
     Batch,
@@ -34,6 +35,7 @@ from ups_jax.rollout.correction import Correction, every_n
 from ups_jax.rollout.flow_sampler import Sampler, mean_error, step_corrector
 from ups_jax.training.stages import operator, steady_prior
 from ups_jax.training.stages.spec import StageModel
+from ups_jax.training.stages.validation_groups import validation_groups
 
 # Number of start frames in a validation trajectory, and steps of the rollout from each.
 STARTS, STEPS = 4, 8
@@ -59,29 +61,37 @@ class ValidationSegments:
     key: Key[Array, ""]
 
 
-def validation_segments(dataset: Dataset, cfg: Config) -> ValidationSegments:
-    """Return segments of `evaluation.val_trajectories` validation trajectories; of a steady task, as many solutions."""
-    task, trajectories = dataset.task, dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
-    fields = np.asarray(trajectories.fields)
-    context, frames = cfg.data.context, fields.shape[1]
-    if task.kind == "steady":
-        inputs, truth, repeats = np.asarray(trajectories.inputs), fields, 1
-    else:
-        steps = min(STEPS, frames - context)
-        starts = np.unique(np.linspace(0, frames - context - steps, STARTS).round().astype(int))
-        segments = np.concatenate([fields[:, start : start + context + steps] for start in starts])
-        inputs, truth, repeats = segments[:, :context], segments[:, context:], len(starts)
-    rows = Batch(
-        dt=np.full(repeats * len(fields), task.dt, np.float32),
-        cond=np.tile(trajectories.cond, (repeats, 1)),
-        cond_mask=np.tile(trajectories.cond_mask, (repeats, 1)).astype(np.float32),
-    )
-    return ValidationSegments(
-        inputs=jnp.asarray(inputs),
-        truth=jnp.asarray(truth),
-        cond=conditions_of(rows),
-        key=jax.random.fold_in(jax.random.key(cfg.seed), len(fields)),
-    )
+def validation_segments(dataset: Dataset, cfg: Config) -> Callable[[], Iterable[ValidationSegments]]:
+    """Return a function that returns the segments of `evaluation.val_trajectories` validation trajectories, in groups.
+
+    The segments of a steady task are its solutions.
+    """
+    task, context = dataset.task, cfg.data.context
+
+    def read_group(trajectories: StoredTrajectories, rows: Int[np.ndarray, " b"]) -> ValidationSegments:
+        fields = trajectories.fields[rows]
+        frames = fields.shape[1]
+        if task.kind == "steady":
+            inputs, truth, repeats = trajectories.inputs[rows], fields, 1
+        else:
+            steps = min(STEPS, frames - context)
+            starts = np.unique(np.linspace(0, frames - context - steps, STARTS).round().astype(int))
+            segments = np.concatenate([fields[:, start : start + context + steps] for start in starts])
+            inputs, truth, repeats = segments[:, :context], segments[:, context:], len(starts)
+        batch = Batch(
+            dt=np.full(repeats * len(fields), task.dt, np.float32),
+            cond=np.tile(trajectories.cond[rows], (repeats, 1)),
+            cond_mask=np.tile(trajectories.cond_mask[rows], (repeats, 1)).astype(np.float32),
+        )
+        key = jax.random.fold_in(jax.random.key(cfg.seed), len(trajectories.ids))
+        return ValidationSegments(
+            inputs=jnp.asarray(inputs),
+            truth=jnp.asarray(truth),
+            cond=conditions_of(batch),
+            key=jax.random.fold_in(key, rows[0]) if rows[0] else key,
+        )
+
+    return validation_groups(dataset, cfg, read_group)
 
 
 def corrected_metrics(

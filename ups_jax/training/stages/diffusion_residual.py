@@ -25,6 +25,7 @@ from ups_jax.training.stages.corrector_validation import (
 )
 from ups_jax.training.stages.options import check_widths, compute_dtype, matmul_precision, recomputes_blocks
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
+from ups_jax.training.stages.validation_groups import mean_over_groups
 from ups_jax.training.state import ScaledState, TrainState
 
 # Number of batches on which the scale of the error is measured, and the lower bound of the scale.
@@ -111,9 +112,7 @@ def _make_validation(model: Corrector, dataset: Dataset, cfg: Config, parents: P
     measure = jax.jit(lambda weights, params, segments: corrected_metrics(model, weights, predictor, params, segments))
     params = parents[predictor_stage(model.task.kind)]
 
-    return lambda weights: {
-        name: float(value) for name, value in jax.device_get(measure(weights, params, segments)).items()
-    }
+    return lambda weights: mean_over_groups(lambda group: measure(weights, params, group), segments())
 
 
 def selection_metric(cfg: Config) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from ups_jax.config import Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
+from ups_jax.data.dataset import StoredTrajectories
 from ups_jax.losses import StageLoss, latent_losses, operator_draws, operator_losses
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import Batch, PointSimulator, Simulator, conditions_of
@@ -25,6 +25,7 @@ from ups_jax.training.stages.options import (
     recomputes_blocks,
 )
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
+from ups_jax.training.stages.validation_groups import mean_over_groups, validation_groups
 
 
 def _build_model(cfg: Config, task: Task) -> Simulator | PointSimulator:
@@ -55,22 +56,22 @@ def _make_validation(model: Simulator | PointSimulator, dataset: Dataset, cfg: C
 
     Both are means over the frames of up to `evaluation.val_trajectories` validation trajectories.
     """
-    trajectories = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
-    fields = jnp.asarray(trajectories.fields)
-    count, frames = fields.shape[:2]
-    point_arrays: dict[str, Any] = dict(trajectories.point_arrays)
-    cond = conditions_of(
-        Batch(
-            dt=np.full(count, model.task.dt, np.float32),
-            cond=trajectories.cond,
-            cond_mask=trajectories.cond_mask,
-            **point_arrays,
+
+    def read_group(trajectories: StoredTrajectories, rows: Int[np.ndarray, " b"]) -> Batch:
+        return Batch(
+            fields=trajectories.fields[rows],
+            dt=np.full(len(rows), model.task.dt, np.float32),
+            cond=trajectories.cond[rows],
+            cond_mask=trajectories.cond_mask[rows],
+            **{name: values[rows] for name, values in trajectories.point_arrays.items()},
         )
-    )
-    starts = np.arange(frames - model.context)
+
+    groups = validation_groups(dataset, cfg, read_group)
 
     @jax.jit
-    def measure_nrmse(params: PyTree) -> dict[str, Array]:
+    def measure_nrmse(params: PyTree, group: Batch) -> dict[str, Array]:
+        fields, cond = jnp.asarray(group.fields), conditions_of(group)
+        starts = np.arange(fields.shape[1] - model.context)
         truth = fields[:, model.context :]
         rolled = rollout(model, params, fields[:, : model.context], cond, len(starts))
 
@@ -84,7 +85,7 @@ def _make_validation(model: Simulator | PointSimulator, dataset: Dataset, cfg: C
             "rollout": all_metrics(rolled, truth, model.task, cond.point_mask)["nrmse"].mean(),
         }
 
-    return lambda params: {name: float(value) for name, value in jax.device_get(measure_nrmse(params)).items()}
+    return lambda params: mean_over_groups(lambda group: measure_nrmse(params, group), groups())
 
 
 # Losses by `data.source`.
