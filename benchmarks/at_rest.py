@@ -68,7 +68,7 @@ def measure(name: str, seed: int, steps: int, data_root: str, path: Path) -> dic
     from ups_jax import simulate
     from ups_jax.config import load
     from ups_jax.data import Mixture, open_mixture
-    from ups_jax.inference.trained_model import load_task_run
+    from ups_jax.inference.trained_model import load_task_model
     from ups_jax.losses.terms import RESTING
     from ups_jax.tracking.jsonl import read_jsonl
     from ups_jax.trainer.train import train
@@ -99,7 +99,7 @@ def measure(name: str, seed: int, steps: int, data_root: str, path: Path) -> dic
     floored = replace(dataset, task=task)
     train(cfg, "operator", path, data=Mixture(datasets=(floored,)), console=Console(quiet=True))
     records = [record for record in read_jsonl(path / "metrics.jsonl") if "grad_norm" in record]
-    run, test = load_task_run(path), dataset.trajectories("test")
+    run, test = load_task_model(path), dataset.trajectories("test")
     horizon = test.fields.shape[1] - 1
     rates = {item.name: test.cond[:, column] for column, item in enumerate(dataset.task.coefficients)}
     frames = run.rollout(test.fields[:, 0], horizon, rates)

@@ -28,7 +28,8 @@ SLOW_TESTS: dict[str, dict[str, str]] = {
     },
     "cli/test_rollout_command.py": {"test_a_full_disk_is_one_line": "runs/test_checkpoint.py"},
     "cli/test_other_units.py": {
-        "test_commands_train_the_same_model_in_any_unit[small]": "test_commands_train_the_same_model_in_any_unit[large]"
+        f"test_commands_train_and_evaluate_the_same_model_in_any_unit[{unit}]": "cli/test_other_units.py"
+        for unit in ("large", "small_lengths", "small_fields")
     },
     "cli/test_steady_commands.py": {"test_kill_9_and_again_ends_in_the_same_bits": "trainer/test_resume.py"},
     "cli/test_tracking_commands.py": {"": "tracking/test_wandb_context.py"},
