@@ -1,4 +1,4 @@
-"""Train every model on every task for the same CPU-seconds, and print one table a task; finished rows are kept.
+"""Train every model on every task for the same CPU-seconds or steps, and print one table a task; keep finished rows.
 
 A row is one thread of the CPU, on machines with an accelerator as well: process time is the budget.
 """
@@ -33,6 +33,9 @@ _QUICK = {
 def main(argv: list[str] | None = None) -> int:
     parser = runner.make_parser(__doc__)
     parser.add_argument("--budget", type=seconds, help="CPU-seconds of training a row (default: 60)")
+    parser.add_argument(
+        "--steps", type=count, dest="fixed_steps", metavar="N", help="train each row for N steps instead of the budget"
+    )
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], metavar="TASK", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--models", nargs="+", choices=[*MODELS], metavar="MODEL", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--seeds", type=count, help="seeds 0, 1, .. of each model (default: 3)")
@@ -55,7 +58,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3; need --out"
     )
-    parser.set_defaults(fixed_steps=None)
     return runner.run_command(parser, compare, argv)
 
 
