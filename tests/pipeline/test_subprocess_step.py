@@ -72,12 +72,14 @@ def wait_for(path: Path) -> None:
 
 
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
 from ups_jax.cli import runner
 from ups_jax.core.locks import lock_directory
 from ups_jax.pipeline import subprocess_step
 folder = Path(sys.argv[1])
+# Programs that a shell starts in the background ignore the signal of Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 subprocess_step.command_line = lambda name: [sys.executable, str(folder / name)]
 step = subprocess_step.Step(name="s", command="waits.py", arguments=[str(folder)])
 def main(args):

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.image import imsave
 from matplotlib.text import Text
 
 from ups_jax.core.files import atomic_file
@@ -291,8 +293,12 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
         StorageError: The file cannot be written.
     """
     disable_math_text(figure)
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    # `Figure.savefig` writes the same image, but draws a figure with a layout engine twice.
+    canvas.draw()
     with atomic_file(path) as partial:
-        figure.savefig(partial, dpi=dpi, format="png")
+        imsave(partial, canvas.buffer_rgba(), format="png", dpi=dpi)
 
 
 def scatter_points(
