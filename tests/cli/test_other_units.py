@@ -31,12 +31,12 @@ UNITS = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Waves of one direction with a viscosity, in float64 and in each unit."""
+    """Waves of one direction with a viscosity, with energy in every band of wavenumbers, in float64 in each unit."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     x, t = -1 + SPACING * np.arange(32), DT * np.arange(10)
-    speed, phase = rng.uniform(0.2, 1.0, (TRAJECTORIES, 1, 1)), rng.uniform(0, 6, (3, TRAJECTORIES, 1, 1))
-    fields = sum(np.sin((k + 1) * np.pi * (x - speed * t[:-1, None]) + phase[k]) / (k + 1) for k in range(3))
+    speed, phase = rng.uniform(0.2, 1.0, (TRAJECTORIES, 1, 1)), rng.uniform(0, 6, (14, TRAJECTORIES, 1, 1))
+    fields = sum(np.sin((k + 1) * np.pi * (x - speed * t[:-1, None]) + phase[k]) / (k + 1) for k in range(14))
     for name, units in UNITS.items():
         field, length, time, coefficient = (10.0**power for power in units)
         with h5py.File(folder / f"{name}.hdf5", "w") as file:
@@ -100,10 +100,10 @@ def test_commands_train_and_evaluate_the_same_model_in_any_unit(
 ) -> None:
     actual, expected = train_and_evaluate(main, files[name], tmp_path / name), trained_in_plain_units
     assert len(expected["losses"]) == 2
-    assert len(expected["metrics"]) > 100
+    assert len(expected["metrics"]) > 50
     np.testing.assert_allclose(actual["losses"], expected["losses"], rtol=1e-5)
     for quantity in ("metrics", "correlation_time"):
-        np.testing.assert_allclose(actual[quantity], expected[quantity], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(actual[quantity], expected[quantity], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(actual["coefficients"], expected["coefficients"], atol=1e-5)
     assert actual["notes"] == expected["notes"]
 

@@ -114,7 +114,7 @@ def test_a_steady_file_is_the_darcy_layout_and_opens(tmp_path):
         np.testing.assert_allclose(file["x-coordinate"], (np.arange(16) + 0.5) / 16)
         assert "t-coordinate" not in file and file.attrs["boundary"] == "dirichlet"
     dataset = open_dataset(cfg)
-    assert dataset.task.kind == "steady" and len(dataset.notes) == 1 and "symmetr" in dataset.notes[0]
+    assert dataset.task.kind == "steady" and dataset.task.symmetries and dataset.notes == ()
     assert dataset.task.origin == (1 / 32, 1 / 32) and dataset.task.spacing == (1 / 16, 1 / 16)
 
 

@@ -17,7 +17,14 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Symmetry
 from ups_jax.data.symmetry_check import apply_symmetry
 from ups_jax.simulate import PRESETS
-from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, get_preset
+from ups_jax.simulate.presets import (
+    DarcyPreset,
+    MeshPreset,
+    ParticlePreset,
+    ReactionPreset,
+    TransportPreset,
+    get_preset,
+)
 from ups_jax.simulate.solvers import STEPPERS, solve
 
 EXTENT = 2.0
@@ -260,4 +267,4 @@ def test_every_preset_of_a_grid_stores_a_whole_fraction_or_multiple_of_the_solve
                 assert preset.points > 2 * preset.modes
                 continue
             assert max(preset.solved_points, preset.points) % min(preset.solved_points, preset.points) == 0
-            assert isinstance(preset, DarcyPreset) or preset.points > 2 * preset.modes
+            assert isinstance(preset, DarcyPreset | ReactionPreset) or preset.points > 2 * preset.modes

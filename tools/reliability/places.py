@@ -17,7 +17,7 @@ STAGE_END = "ups_jax.trainer.stage_run:log_end"
 GRADIENTS = "ups_jax.training.step:make_gradient_fn"
 # Several batches are read at once: the second argument after the data and the plan is their number.
 READ_BATCHES = "ups_jax.data.batches:read_rows"
-OPEN_DATA = "ups_jax.data.statistics:Moments.update"
+OPEN_DATA = "ups_jax.data.scan_cache:read_chunk_record"
 # The flush of a file that is written beside its place.
 FLUSH = "ups_jax.core.files:os.fsync"
 SOLVE = "ups_jax.simulate.solvers:solve"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
@@ -115,8 +116,8 @@ class _StoredRecord:
         count = self._source.trajectories
         if len(record.points) != count:
             return False
-        # Random over the openings of a file, so that a change that keeps size and time is noticed at last.
-        ids = np.unique([0, np.random.default_rng().integers(count), count - 1])
+        # Another one at each opening, so that a change that keeps size and modification time is noticed at last.
+        ids = np.unique([0, secrets.randbelow(count), count - 1])
         samples = ((chunk, read_trajectories(self._source, chunk)) for chunk in ids[:, None])
         return all(
             np.array_equal(read_chunk_record(self._source, chunk, values, self._stride).hashes, record.hashes[chunk])

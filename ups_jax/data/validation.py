@@ -71,17 +71,27 @@ def _task_problems(cfg: Config) -> list[str]:
         with_one = replace(task_cfg, symmetries=(item,))
         run_check(lambda with_one=with_one: declared_properties.resolve_symmetries(with_one, source.grid, ()))  # type: ignore[misc]
     if not problems and not isinstance(source, ScatteredSource):
-        record, _ = scan_source(source, 1 if task_cfg.kind == "steady" else cfg.training.time_stride)
-        report = content_report(record)
-        if task_cfg.kind == "transient":
-            _check_values(cfg, task_cfg, source, splits, record, run_check)
-        run_check(lambda: _check_symmetries(task_cfg, source, splits, report, run_check))
+        run_check(lambda: _check_values(cfg, task_cfg, source, splits, run_check))
     if not problems:
         run_check(lambda: open.open_dataset(cfg))
     return problems
 
 
 def _check_values(
+    cfg: Config, task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
+) -> None:
+    """Run each check of the field values through `run_check`, which records the error of a failed check.
+
+    Raises:
+        DataError: The values cannot be read.
+    """
+    record, _ = scan_source(source, 1 if task_cfg.kind == "steady" else cfg.training.time_stride)
+    if task_cfg.kind == "transient":
+        _check_statistics(cfg, task_cfg, source, splits, record, run_check)
+    run_check(lambda: _check_symmetries(task_cfg, source, splits, content_report(record), run_check))
+
+
+def _check_statistics(
     cfg: Config,
     task_cfg: TaskConfig,
     source: Source,
@@ -89,9 +99,9 @@ def _check_values(
     record: ScanRecord,
     run_check: Callable[[Callable[[], object]], None],
 ) -> None:
-    """Run each check of the field values through `run_check`, which records the error of a failed check.
+    """Run the checks of finite values, splits, moments and declared properties of a transient task.
 
-    Statistics leave out trajectories with NaN or Inf, so that one defect does not hide others.
+    Moments leave out trajectories with NaN or Inf, so that one defect does not hide others.
     """
     usable = splits.train[record.is_finite[splits.train]]
     run_check(lambda: check_finite(record, source.name))

@@ -305,12 +305,12 @@ def coordinate_line(values: np.ndarray, label: str) -> Float[np.ndarray, " n"]:
     elif values.dtype.kind in "iu":
         values = values.astype(np.float64)
     elif values.dtype.kind != "f":
-        raise DataError(f"{label}: contains {values.dtype}; store the coordinates as numbers")
+        raise DataError(f"{label} contains {values.dtype}; store the coordinates as numbers")
     if values.ndim == 2 and 1 in values.shape:
         return values.reshape(-1)
     if values.ndim == 2 and len(values):
         if not same_coordinates(values, values[0]):
-            raise DataError(f"{label}: differs between trajectories; give trajectories with the same grid and times")
+            raise DataError(f"{label} differs between trajectories; give trajectories with the same grid and times")
         return values[0]
     return values
 
