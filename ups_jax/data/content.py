@@ -107,7 +107,7 @@ def content_report(record: ScanRecord, ids: Int[np.ndarray, " n"] | None = None)
     candidates = finite & ~unwritten
     repeats_from, at_rest = np.full(count, -1), np.zeros(count, bool)
     if changes.shape[1]:
-        changed = (changes > 0).any(axis=2)
+        changed = np.any(changes > 0, axis=2)
         # Number of equal frames after the first of them.
         tail = np.where(changed.any(axis=1), changed[:, ::-1].argmax(axis=1), changes.shape[1])
         largest = changes.max(axis=1)

@@ -68,7 +68,7 @@ class ScanRecord:
     @property
     def is_finite(self) -> Bool[np.ndarray, " n"]:
         """Whether all values of each trajectory are finite."""
-        return self.frame_is_finite.all(axis=1)
+        return np.all(self.frame_is_finite, axis=1)
 
     @property
     def means(self) -> Float64[np.ndarray, "n t c"]:

@@ -138,7 +138,7 @@ def source_files(source: Source) -> tuple[Path, ...] | None:
 def _reader_names(source: Source) -> list[object]:
     """Return the class names of a source and of the sources that it combines or converts, with their settings."""
     parts = getattr(source, "sources", None) or ([source.source] if hasattr(source, "source") else [])
-    own_fields = [field.name for field in fields(source)] if is_dataclass(source) else []
+    own_fields: list[str] = [field.name for field in fields(source)] if is_dataclass(source) else []
     settings = [repr(getattr(source, name)) for name in own_fields if name not in ("source", "sources")]
     return [type(source).__name__, *settings, *(_reader_names(part) for part in parts)]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
@@ -310,10 +311,11 @@ def _values_at(
 
     Without a periodic axis the latter is as good a statistic as any other, if it is the same one for all fields.
     """
-    columns = [fields[:, *points]]
+    every_row: tuple[Any, ...] = (slice(None),)
+    columns = [fields[every_row + points]]
     for axis, size in enumerate(fields.shape[1:-1]):
-        following = [(index + 1) % size if axis == other else index for other, index in enumerate(points)]
-        columns.append(fields[:, *following])
+        following = tuple((index + 1) % size if axis == other else index for other, index in enumerate(points))
+        columns.append(fields[every_row + following])
     return np.stack(columns, axis=1).astype(np.float64)
 
 

@@ -413,7 +413,8 @@ def _timed_examples(
     padded_rows = np.resize(rows, -(-len(rows) // size) * size)
     truth, point_arrays = trajectories.fields[rows], get_point_arrays(trajectories)
     truth_row = np.resize(np.arange(len(rows)), len(padded_rows)).reshape(-1, size)
-    preds, seconds = [], 0.0
+    preds: list[np.ndarray] = []
+    seconds = 0.0
     for chunk, chunk_truth in zip(padded_rows.reshape(-1, size), truth_row, strict=True):
         arguments = (truth[chunk_truth, :context], steps, *select_condition_arrays(trajectories, chunk))
         begin = time.perf_counter()

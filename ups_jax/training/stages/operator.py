@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,12 +59,13 @@ def _make_validation(model: Simulator | PointSimulator, dataset: Dataset, cfg: C
     """
 
     def read_group(trajectories: StoredTrajectories, rows: Int[np.ndarray, " b"]) -> Batch:
+        point_arrays: dict[str, Any] = {name: values[rows] for name, values in trajectories.point_arrays.items()}
         return Batch(
             fields=trajectories.fields[rows],
             dt=np.full(len(rows), model.task.dt, np.float32),
             cond=trajectories.cond[rows],
             cond_mask=trajectories.cond_mask[rows],
-            **{name: values[rows] for name, values in trajectories.point_arrays.items()},
+            **point_arrays,
         )
 
     groups = validation_groups(dataset, cfg, read_group)
