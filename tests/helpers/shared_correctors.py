@@ -53,9 +53,14 @@ def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **o
     return once(key, lambda: (tx, shared_programs.make_train_step(model, tx, cfg, stage=stage, **options)))[1]
 
 
-def initial_state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator", cfg: Any = None) -> Any:
+def state_function(model: Any, tx: Any, *, stage: str = "operator", cfg: Any = None) -> Any:
+    """Return `make_init_state`, traced and compiled once for a model and an optimizer."""
+    return shared_programs.state_function(model, tx, stage=stage, cfg=None if cfg is None else _without_target(cfg))
+
+
+def state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator", cfg: Any = None) -> Any:
     """Return `init_state`, traced and compiled once for a model and an optimizer."""
-    return shared_programs.state(model, tx, batch, key, stage=stage, cfg=None if cfg is None else _without_target(cfg))
+    return state_function(model, tx, stage=stage, cfg=cfg)(key, batch)
 
 
 def validation(model: Any, spec: Any, data: Any, cfg: Config, parents: Any) -> Any:
@@ -85,8 +90,9 @@ def sharing() -> Iterator[None]:
     for _ in shared_programs.sharing():
         with pytest.MonkeyPatch.context() as patch:
             for module in (stage_run, timing):
-                patch.setattr(module, "init_state", initial_state)
                 patch.setattr(module, "make_train_step", train_step)
+            patch.setattr(stage_run, "make_init_state", state_function)
+            patch.setattr(timing, "init_state", state)
             patch.setattr(training, "joint_validation", validation)
             for name in ("_sampled_rollout", "_mean_rollout"):
                 patch.setattr(CorrectedModel, name, _of_corrected(name))

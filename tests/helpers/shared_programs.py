@@ -21,7 +21,7 @@ from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer import stage_run, timing
 from ups_jax.trainer import train as training
-from ups_jax.training.build import as_joint_model, init_state, joint_validation
+from ups_jax.training.build import as_joint_model, joint_validation, make_init_state
 from ups_jax.training.step import TrainStep, make_train_step
 
 # A small model, an optimizer that compiles fast, and a rate that is the same in runs of every length.
@@ -58,17 +58,20 @@ def optimizer(settings: StageConfig, total_steps: int, steps_per_epoch: int) -> 
     return once(("optimizer", repr(values)), lambda: build_optimizer(settings, total_steps, steps_per_epoch))
 
 
+def state_function(model: Any, tx: Any, *, stage: str = "operator", cfg: Config | None = None) -> Any:
+    """Return `make_init_state`, traced and compiled once for a model and an optimizer."""
+    settings = None if cfg is None else settings_key(cfg, stage, "evaluation")
+    key = ("state", repr(as_joint_model(model).models), id(tx), stage, settings)
+    # The optimizer is kept alive, because its `id` is a part of keys.
+    new_state = once(key, lambda: (tx, make_init_state(model, tx, stage=stage, cfg=cfg)))[1]
+    # Committed to its device like a restored state, so that both use one program of the step.
+    device = None if jax.device_count() > 1 else jax.devices()[0]
+    return new_state if device is None else lambda key, batch: jax.device_put(new_state(key, batch), device)
+
+
 def state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator", cfg: Config | None = None) -> Any:
     """Return `init_state`, traced and compiled once for a model and an optimizer."""
-
-    def make() -> Any:
-        # The optimizer is kept alive, because its `id` is a part of keys.
-        return tx, jax.jit(lambda key, batch: init_state(model, tx, batch, key, stage=stage, cfg=cfg))
-
-    settings = None if cfg is None else settings_key(cfg, stage, "evaluation")
-    fresh = once(("state", repr(as_joint_model(model).models), id(tx), stage, settings), make)[1](key, batch)
-    # Committed to its device like a restored state, so that both use one program of the step.
-    return fresh if jax.device_count() > 1 else jax.device_put(fresh, jax.devices()[0])
+    return state_function(model, tx, stage=stage, cfg=cfg)(key, batch)
 
 
 def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **options: Any) -> TrainStep:
@@ -112,8 +115,9 @@ def sharing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (stage_run, timing):
             patch.setattr(module, "build_optimizer", optimizer)
-            patch.setattr(module, "init_state", state)
             patch.setattr(module, "make_train_step", train_step)
+        patch.setattr(stage_run, "make_init_state", state_function)
+        patch.setattr(timing, "init_state", state)
         patch.setattr(training, "joint_validation", validation)
         for name, value in [*vars(ChunkedRollout).items()]:
             if isinstance(value, cached_property):

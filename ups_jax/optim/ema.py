@@ -8,6 +8,8 @@ a fixed decay the accumulator starts at zero, and `ema_params` corrects the bias
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -36,6 +38,7 @@ def ema_update(params: PyTree, state: optax.EmaState, decay: float | None) -> op
     return new_state
 
 
+@partial(jax.jit, static_argnames="decay", inline=True)
 def ema_params(params: PyTree, state: optax.EmaState, decay: float | None) -> PyTree:
     """Return the averaged parameters: m / (1 - decay^count) for a fixed decay, otherwise m.
 

@@ -42,7 +42,7 @@ from ups_jax.trainer import oom
 from ups_jax.trainer.console import TrainingProgress, is_end_logged, log_diverged, log_end, was_end_delivered
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.trainer.parents import init_from_parents
-from ups_jax.training.build import JointModel, averaged_params, init_state, trains_on_latents
+from ups_jax.training.build import JointModel, averaged_params, make_init_state, trains_on_latents
 from ups_jax.training.multi_step import make_batch_transfer, steps_per_call
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages import stage_spec
@@ -115,7 +115,7 @@ class TrainingRun:
     def abstract_state(self) -> TrainState:
         """The train state as abstract arrays with shapes, dtypes and shardings."""
         abstract: TrainState = abstract_with_sharding(
-            self.mesh, jax.eval_shape(self.initial_state, jax.random.key(self.cfg.seed))
+            self.mesh, jax.eval_shape(self.init_state, jax.random.key(self.cfg.seed), self.example_batch)
         )
         return abstract
 
@@ -124,9 +124,10 @@ class TrainingRun:
         """The number of trainable parameters."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract_state.params))
 
-    def initial_state(self, key: Key[Array, ""]) -> TrainState:
-        """Return a new state at step 0, whose initial parameters are drawn with `key`."""
-        return init_state(self.model, self.tx, self.example_batch, key, stage=self.stage, cfg=self.cfg)
+    @cached_property
+    def init_state(self) -> Callable[[Key[Array, ""], Batch], TrainState]:
+        """The function from a key and a batch to the state at step 0; its shapes and its values need one trace."""
+        return make_init_state(self.model, self.tx, stage=self.stage, cfg=self.cfg)
 
     def print_line(self, line: str) -> None:
         """Print a line to the console."""
@@ -229,7 +230,7 @@ def restore_or_init_state(training: TrainingRun, checkpoints: Checkpoints) -> Tr
         raise CheckpointError(f"{training.run.path}: holds no trained codec, which latents need; give --init-from RUN")
     if training.started_before:
         training.print_line("restarted   at step 0: the stage was started before but has no checkpoint")
-    state = training.initial_state(jax.random.key(training.cfg.seed))
+    state = training.init_state(jax.random.key(training.cfg.seed), training.example_batch)
     local_state = replace(state, rng=gather_to_local(training.mesh, state.rng))
     initialised = init_from_parents(
         training.cfg, training.stage, training.model, training.data, training.parents, local_state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -129,17 +129,24 @@ def init_state(
         cfg: Configuration. It is required for the detection of loss spikes, because the state then contains the recent
             losses. With a configuration, the state is sharded over the mesh of `cfg.parallel`.
     """
-    spec, joint = stage_spec(stage), as_joint_model(model)
+    return make_init_state(model, tx, stage=stage, cfg=cfg)(key, batch)
 
+
+def make_init_state(
+    model: StageModel | JointModel, tx: optax.GradientTransformation, *, stage: str, cfg: Config | None
+) -> Callable[[Key[Array, ""], Batch], TrainState]:
+    """Return the compiled function from a key and a batch to the initial train state, as `init_state` describes it."""
+    spec, joint = stage_spec(stage), as_joint_model(model)
+    mesh = None if cfg is None else make_mesh(cfg.parallel)
+
+    @jax.jit
     def new_state(key: Key[Array, ""], batch: Batch) -> TrainState:
         params = joint.init(spec, jax_stream_key(key, "init"), first_row(batch))
         scale_channels = len(joint.task.channels) if spec.has_scale else None
-        return create_train_state(params, tx, key, cfg, scale_channels=scale_channels)
+        state = create_train_state(params, tx, key, cfg, scale_channels=scale_channels)
+        return state if mesh is None else with_sharding(mesh, state)
 
-    if cfg is None:
-        return jax.jit(new_state)(key, batch)
-    mesh = make_mesh(cfg.parallel)
-    return jax.jit(lambda key, batch: with_sharding(mesh, new_state(key, batch)))(key, batch)
+    return new_state
 
 
 def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> TrainState:
