@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ REST = 1e-3
 FLAT = 1e-3
 # Smaller relative changes of float32 values are rounding.
 _ROUNDING = 1e-6
-# Number of trajectories that a line lists.
+# Number of trajectories that a line of text lists.
 _LISTED = 12
 
 
@@ -87,9 +87,15 @@ class ContentReport:
     def _list(self, group: Bool[np.ndarray, " n"], details: Sequence[str] = ()) -> str:
         """Return the number of trajectories in a group and the first of them, each followed by its details."""
         rows = np.flatnonzero(group).tolist()
-        listed = ", ".join(f"{self.ids[row]}{details[row] if details else ''}" for row in rows[:_LISTED])
-        others = f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
-        return f"{len(rows)} of {len(group)} trajectories: {listed}{others}"
+        listed = list_first(f"{self.ids[row]}{details[row] if details else ''}" for row in rows)
+        return f"{len(rows)} of {len(group)} trajectories: {listed}"
+
+
+def list_first(items: Iterable[object]) -> str:
+    """Return the first items as text, separated by commas, and the number of the others."""
+    texts = list(map(str, items))
+    others = f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+    return ", ".join(texts[:_LISTED]) + others
 
 
 def content_report(record: ScanRecord, ids: Int[np.ndarray, " n"] | None = None) -> ContentReport:

@@ -92,7 +92,8 @@ class Dataset:
         task: The task, with statistics of the training split or of a trained model.
         splits: Ids of the training, validation and test trajectories.
         fingerprint: Hash of the data and splits, 32 characters.
-        former_fingerprint: Returns the fingerprint that earlier versions recorded, after reading all data.
+        former_fingerprint: Returns the fingerprint with some splits that earlier versions recorded, after reading all
+            data.
         record: Sums and hashes of each trajectory.
         notes: Messages for the user about the data.
         source: Reader of all trajectories.
@@ -107,7 +108,7 @@ class Dataset:
     task: Task
     splits: Splits
     fingerprint: str
-    former_fingerprint: Callable[[], str]
+    former_fingerprint: Callable[[Splits], str]
     record: ScanRecord
     notes: tuple[str, ...]
     source: Source
@@ -125,7 +126,7 @@ class Dataset:
 
     def fingerprint_like(self, recorded: str) -> str:
         """Return the fingerprint in the version of a recorded one, so that the two can be compared."""
-        return self.former_fingerprint() if is_former_fingerprint(recorded) else self.fingerprint
+        return self.former_fingerprint(self.splits) if is_former_fingerprint(recorded) else self.fingerprint
 
     def trajectories(self, split: Split, limit: int | None = None) -> Trajectories:
         """Return the trajectories of a split, or only the first `limit`, at every `stride`-th stored frame."""

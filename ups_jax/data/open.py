@@ -409,11 +409,11 @@ class _OpenedSource:
     def dataset(self, task: Task, record: ScanRecord, notes: Sequence[str]) -> Dataset:
         """Return the dataset of this source, whose fields have been checked."""
         source, grid, conditions, splits = self.source, self.source.grid, self.conditions, self.splits
-        content = (source, conditions.values, conditions.mask, splits)
+        content = (source, conditions.values, conditions.mask)
         return Dataset(
             task=task,
             splits=splits,
-            fingerprint=fingerprint(record, *content),
+            fingerprint=fingerprint(record, *content, splits),
             former_fingerprint=cache(partial(former_fingerprint, *content)),
             record=record,
             notes=tuple(notes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt64
@@ -40,6 +41,7 @@ class ScanRecord:
         input_squares: Sum of the squares of each input field.
         hashes: Hash (128 bits) of each trajectory: its fields, its input fields and, in a point cloud, its points.
         first_hashes: Hash of the first frame of each trajectory.
+        start_hashes: Hash of the same parts as `hashes`, but of the first two frames only.
         is_constant: Whether a trajectory has a single value at all frames, points, channels and inputs.
         is_constant_at_start: Whether its first frame with the input fields has.
         common_bad_points: Points with NaN or Inf in every frame that has any such point; all points if there is none.
@@ -54,6 +56,7 @@ class ScanRecord:
     input_squares: Float64[np.ndarray, "n i"]
     hashes: UInt64[np.ndarray, "n 2"]
     first_hashes: UInt64[np.ndarray, "n 2"]
+    start_hashes: UInt64[np.ndarray, "n 2"]
     is_constant: Bool[np.ndarray, " n"]
     is_constant_at_start: Bool[np.ndarray, " n"]
     common_bad_points: Bool[np.ndarray, " p"]
@@ -103,10 +106,11 @@ def scan_chunk(
     sums, squares, changes = _frame_sums(values.reshape(count, values.shape[1], size, -1), stride)
     flat_inputs = inputs.reshape(count, 1, size, inputs.shape[-1])
     input_sums, input_squares, _ = (part[:, 0] if part.shape[1] else part for part in _frame_sums(flat_inputs, 1))
-    hashes = _hash_rows(values)
+    hashes, start_hashes = _hash_rows(values), _hash_rows(values[:, :2])
     for part in (inputs, *(() if points is None else (points.coords, points.mask))):
         if part.size:
-            hashes = hashes * _HASH_FACTOR + _hash_rows(part)
+            part_hashes = _hash_rows(part)
+            hashes, start_hashes = hashes * _HASH_FACTOR + part_hashes, start_hashes * _HASH_FACTOR + part_hashes
     start_squares, all_squares = squares[:, 0].sum(-1), squares.sum(axis=(1, 2))
     finite = np.isfinite(squares).all(axis=(1, 2)) & np.isfinite(input_squares).all(axis=1)
     common, everything = np.ones(size, bool), np.zeros(size, bool)
@@ -124,6 +128,7 @@ def scan_chunk(
         input_squares=input_squares,
         hashes=hashes,
         first_hashes=_hash_rows(np.concatenate([values[:, 0], inputs], axis=-1) if inputs.size else values[:, 0]),
+        start_hashes=start_hashes,
         is_constant=_is_constant(values, inputs, all_squares),
         is_constant_at_start=_is_constant(values[:, :1], inputs, start_squares),
         common_bad_points=common,
@@ -231,6 +236,26 @@ def former_fingerprint(
         digest.update(np.ascontiguousarray(values).data)
     _add_description(digest, source, conditions, mask, splits)
     return digest.hexdigest()
+
+
+class TrajectoryKeys(NamedTuple):
+    """Texts that identify trajectories in any file; None for a constant state, which unrelated data may share.
+
+    Attributes:
+        whole: Hash of each trajectory.
+        start: Hash of its first two frames, which a shorter or longer copy of the trajectory shares.
+    """
+
+    whole: list[str | None]
+    start: list[str | None]
+
+
+def trajectory_keys(record: ScanRecord) -> TrajectoryKeys:
+    """Return the keys of all trajectories of a record."""
+    return TrajectoryKeys(
+        whole=_hash_keys(record.hashes, record.is_constant),
+        start=_hash_keys(record.start_hashes, record.is_constant_at_start),
+    )
 
 
 def check_overlap(record: ScanRecord, splits: Splits, source_name: str) -> list[str]:
@@ -349,9 +374,9 @@ def _is_constant(
     return result
 
 
-def _hash_keys(hashes: UInt64[np.ndarray, "n 2"], excluded: Bool[np.ndarray, " n"]) -> list[bytes | None]:
-    """Return the hash of each trajectory as bytes, None for the excluded ones."""
-    return [None if skip else row.tobytes() for row, skip in zip(hashes, excluded, strict=True)]
+def _hash_keys(hashes: UInt64[np.ndarray, "n 2"], excluded: Bool[np.ndarray, " n"]) -> list[str | None]:
+    """Return the hash of each trajectory as 32 hex digits, None for the excluded ones."""
+    return [None if skip else row.tobytes().hex() for row, skip in zip(hashes, excluded, strict=True)]
 
 
 def _add_description(

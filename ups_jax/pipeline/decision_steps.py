@@ -68,6 +68,7 @@ def apply_gates(
     """
     rules, section, request = pipeline.resolved.train.gates, SECTIONS[step_name], pipeline.request
     inputs = [asdict(rules), evaluation.protocol, evaluation.checkpoint, finite_or_none(evaluation.numbers)]
+    inputs += [evaluation.trained_on]
     key = json_digest([inputs, request.n_seeds, request.baseline_labels, request.baseline_run_id])
     previous = pipeline.summary.previous_gates.get(step_name, {})
     champion = search.find_champion(section, evaluation)
