@@ -195,8 +195,8 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
     gates.add_argument(
         "--on-missing-gate",
         choices=["fail", "warn"],
-        help="result of a ratio gate if the new run lacks its metric, and of the gate on training trajectories if their "
-        "number is not known",
+        help="result of a ratio gate if the new run lacks its metric, and of the gate `unseen` if it is not known how "
+        "many of the evaluated trajectories were trained on",
     )
     gates.add_argument(
         "--baseline-label",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -105,6 +105,20 @@ def content_report(record: ScanRecord, ids: Int[np.ndarray, " n"] | None = None)
         record: Record of the trajectories.
         ids: Index of each trajectory in its source; by default the record is of the whole source.
     """
+    ids = np.arange(len(record.frames)) if ids is None else ids
+    groups = [np.flatnonzero(record.frames == frames) for frames in np.unique(record.frames)]
+    reports = [_group_report(record.select(group), ids[group]) for group in groups]
+    if len(reports) == 1:
+        return reports[0]
+    order = np.argsort(np.concatenate(groups))
+    columns = {field.name: [getattr(report, field.name) for report in reports] for field in fields(ContentReport)}
+    del columns["nan_mask"]
+    merged = {name: np.concatenate(parts)[order] for name, parts in columns.items()}
+    return ContentReport(**merged, nan_mask=fixed_nan_mask(record))
+
+
+def _group_report(record: ScanRecord, ids: Int[np.ndarray, " n"]) -> ContentReport:
+    """Return the content report of trajectories with the same number of frames."""
     count, frames = record.squares.shape[:2]
     finite = record.is_finite
     squares = np.where(finite[:, None, None], record.squares, 0.0)
@@ -128,7 +142,7 @@ def content_report(record: ScanRecord, ids: Int[np.ndarray, " n"] | None = None)
     mean = np.where(finite[:, None], record.sums.sum(axis=1), 0.0) / total
     variance = np.maximum(mean_square - mean**2, 0.0)
     return ContentReport(
-        ids=np.arange(count) if ids is None else ids,
+        ids=ids,
         is_finite=finite,
         is_unwritten=unwritten,
         repeats_from=repeats_from,

@@ -98,7 +98,7 @@ class Dataset:
         notes: Messages for the user about the data.
         source: Reader of all trajectories.
         stride: Model step in stored frames: the model steps through every `stride`-th frame.
-        times: Time of each stored frame.
+        times: Time of each stored frame of the longest trajectories.
         conditions: PDE coefficients of each trajectory.
         condition_mask: 1 where the value of the coefficient is available.
         relative_change: Mean relative change of the field from each stored frame to the one `stride` later.
@@ -124,6 +124,10 @@ class Dataset:
         """The number of trajectories in the splits `train`, `val` and `test`."""
         return {"train": len(self.splits.train), "val": len(self.splits.val), "test": len(self.splits.test)}
 
+    def frames(self, split: Split) -> int:
+        """Return the number of stored frames in each trajectory of a split."""
+        return int(self.record.frames[self.splits.ids(split)[0]])
+
     def fingerprint_like(self, recorded: str) -> str:
         """Return the fingerprint in the version of a recorded one, so that the two can be compared."""
         return self.former_fingerprint(self.splits) if is_former_fingerprint(recorded) else self.fingerprint
@@ -136,7 +140,7 @@ class Dataset:
             inputs=self.source.read_input_fields(ids),
             cond=self.conditions[ids],
             cond_mask=self.condition_mask[ids],
-            time=self.times[:: self.stride],
+            time=self.times[: self.frames(split) : self.stride],
             ids=ids,
             points=self.source.points(ids) if isinstance(self.source, ScatteredSource) else None,
         )
@@ -151,7 +155,7 @@ class Dataset:
             frames: Number of frames, from the first on; all by default.
         """
         ids, source = self.splits.ids(split)[:limit], self.source
-        time = self.times[:: self.stride][:frames]
+        time = self.times[: self.frames(split) : self.stride][:frames]
         count, grid_shape = len(ids), source.grid.shape
 
         def rows(shape: tuple[int, ...], read: Callable[[Int[np.ndarray, " b"]], np.ndarray]) -> StoredRows:

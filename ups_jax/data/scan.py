@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt64
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Source, read_trajectories
+from ups_jax.data.sources.base import Source, frame_counts, read_trajectories
 from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
 from ups_jax.data.splits import Splits
 
@@ -34,6 +34,7 @@ class ScanRecord:
 
     Attributes:
         points: Number of points of each trajectory, without padding.
+        frames: Number of frames of each trajectory. Sums of the frames that a longer one has in addition are 0.
         sums: Sum of each channel in each frame.
         squares: Sum of the squares of each channel in each frame.
         changes: Sum of the squared changes of each channel from each frame to the one `stride` later.
@@ -49,6 +50,7 @@ class ScanRecord:
     """
 
     points: Int[np.ndarray, " n"]
+    frames: Int[np.ndarray, " n"]
     sums: Float64[np.ndarray, "n t c"]
     squares: Float64[np.ndarray, "n t c"]
     changes: Float64[np.ndarray, "n r c"]
@@ -78,12 +80,27 @@ class ScanRecord:
         """The mean of each channel over the points of each frame."""
         return self.sums / self.points[:, None, None]
 
+    def select(self, ids: Int[np.ndarray, " m"]) -> ScanRecord:
+        """Return the record of the trajectories `ids`, without the frames that only longer trajectories have."""
+        unused = self.sums.shape[1] - int(self.frames[ids].max(initial=0)) if len(ids) else 0
+        columns = {
+            field.name: getattr(self, field.name)[ids]
+            for field in fields(self)
+            if not field.name.endswith("bad_points")
+        }
+        for name in ("sums", "squares", "changes"):
+            columns[name] = columns[name][:, : max(0, columns[name].shape[1] - unused)]
+        return replace(self, **columns)
+
 
 def concatenate_records(records: Sequence[ScanRecord]) -> ScanRecord:
     """Return one record of the trajectories of all records, which are of the same source."""
     columns = {field.name: [getattr(record, field.name) for record in records] for field in fields(ScanRecord)}
     common = np.logical_and.reduce(columns.pop("common_bad_points"))
     everything = np.logical_or.reduce(columns.pop("all_bad_points"))
+    for name in ("sums", "squares", "changes"):
+        longest = max(part.shape[1] for part in columns[name])
+        columns[name] = [np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0))) for part in columns[name]]
     merged = {name: np.concatenate(parts) for name, parts in columns.items()}
     return ScanRecord(**merged, common_bad_points=common, all_bad_points=everything)
 
@@ -121,6 +138,7 @@ def scan_chunk(
         common, everything = common & bad.all(axis=0), everything | bad.any(axis=0)
     return ScanRecord(
         points=np.full(count, size) if points is None else points.mask.sum(axis=1).astype(np.int64),
+        frames=np.full(count, values.shape[1]),
         sums=sums,
         squares=squares,
         changes=changes,
@@ -145,8 +163,8 @@ def read_chunk_record(
 
 
 def trajectory_bytes(source: Source) -> int:
-    """Return the size of the fields of one trajectory in memory, in bytes."""
-    return 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
+    """Return the size of the fields of one trajectory in memory, the longest one, in bytes."""
+    return 4 * int(frame_counts(source).max()) * source.channels * int(np.prod(source.grid.shape))
 
 
 def trajectory_chunks(
@@ -154,15 +172,19 @@ def trajectory_chunks(
 ) -> Iterator[tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m t *s c"]]]:
     """Yield the ids and the fields of trajectories, in chunks of at most 16 MiB or of one trajectory.
 
+    The trajectories of a chunk have the same number of frames.
+
     Args:
         ids: Trajectories to read, in this order; all by default.
         chunk_bytes: Another largest size of a chunk.
     """
     step = max(1, (chunk_bytes or _CHUNK_BYTES) // trajectory_bytes(source))
     selected = np.arange(source.trajectories) if ids is None else ids
-    for start in range(0, len(selected), step):
-        chunk = selected[start : start + step]
-        yield chunk, read_trajectories(source, chunk)
+    changes = np.flatnonzero(np.diff(frame_counts(source)[selected])) + 1
+    for group in np.split(selected, changes):
+        for start in range(0, len(group), step):
+            chunk = group[start : start + step]
+            yield chunk, read_trajectories(source, chunk)
 
 
 def spaced_ids(source: Source, ids: Int[np.ndarray, " n"], max_bytes: int) -> Int[np.ndarray, " m"]:
@@ -189,7 +211,8 @@ def check_finite(record: ScanRecord, source_name: str) -> None:
 def fixed_nan_mask(record: ScanRecord) -> str | None:
     """Return a message if every frame of every trajectory has NaN or Inf at the same points, otherwise None."""
     bad, size = int(record.all_bad_points.sum()), len(record.all_bad_points)
-    if record.frame_is_finite.any() or not np.array_equal(record.common_bad_points, record.all_bad_points):
+    exists = np.arange(record.squares.shape[1]) < record.frames[:, None]
+    if (record.frame_is_finite & exists).any() or not np.array_equal(record.common_bad_points, record.all_bad_points):
         return None
     if bad == size:
         return "NaN or Inf at every point of every frame; write the fields again"
@@ -261,6 +284,8 @@ def trajectory_keys(record: ScanRecord) -> TrajectoryKeys:
 def check_overlap(record: ScanRecord, splits: Splits, source_name: str) -> list[str]:
     """Check that no test or validation trajectory equals a training trajectory, or starts from the same frame.
 
+    A trajectory with the first two frames of a shorter or longer one is a copy of it.
+
     Args:
         record: Record of all trajectories.
         source_name: Name of the data in messages.
@@ -269,18 +294,25 @@ def check_overlap(record: ScanRecord, splits: Splits, source_name: str) -> list[
         A note if trajectories of the same files start from the same frame, otherwise an empty list.
 
     Raises:
-        DataError: A test or validation trajectory equals a training trajectory, or a trajectory of separate test files
-            starts from the same frame as a training trajectory.
+        DataError: A test or validation trajectory is a copy of a training trajectory, or a trajectory of separate test
+            files starts from the same frame as a training trajectory.
     """
     # Unrelated trajectories may share a constant first frame, such as a state of rest.
+    keys, copies = trajectory_keys(record), "are shorter or longer copies of"
     digests_by_relation = {
-        "are identical to": _hash_keys(record.hashes, record.is_constant),
+        "are identical to": keys.whole,
+        copies: keys.start,
         "start from the same frame as": _hash_keys(record.first_hashes, record.is_constant_at_start),
     }
     for relation, digests in digests_by_relation.items():
         training = {digests[index]: index for index in splits.train.tolist() if digests[index] is not None}
         for split in ("test", "val"):
-            repeated = [index for index in splits.ids(split).tolist() if digests[index] in training]
+            repeated = [
+                index
+                for index in splits.ids(split).tolist()
+                if digests[index] in training
+                and (relation != copies or record.frames[index] != record.frames[training[digests[index]]])
+            ]
             if not repeated:
                 continue
             message = f"{source_name}: {len(repeated)} {split} trajectories {relation} training trajectories"
