@@ -63,6 +63,26 @@ class TrainingSet:
         return np.flatnonzero(is_trained)
 
 
+def recorded_training_set(run: RunDirectory) -> TrainingSet | None:
+    """Return the content of the file `training_set.json` of a run, None if it is missing.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = run.training_set_path
+    try:
+        values = read_json(path)
+        return TrainingSet(**{field.name: frozenset(map(str, values[field.name])) for field in fields(TrainingSet)})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: is not the training set of a run ({reason}); restore it from a copy, or delete it to treat the "
+            "run as one of an earlier version"
+        ) from None
+
+
 def read_training_set(run: RunDirectory, fingerprint: str, data: Mixture) -> TrainingSet:
     """Return the training set of weights in a run directory.
 
@@ -77,7 +97,7 @@ def read_training_set(run: RunDirectory, fingerprint: str, data: Mixture) -> Tra
     Raises:
         CheckpointError: The file `training_set.json` is damaged.
     """
-    recorded = _read_file(run)
+    recorded = recorded_training_set(run)
     sets = [recorded or TrainingSet()]
     for part in sorted(set(fingerprint.split("+")) - sets[0].fingerprints):
         in_data = (_find_in_dataset(run, part, dataset) for dataset in data.datasets)
@@ -104,7 +124,7 @@ def extend_training_set(
 
 def write_training_set(run: RunDirectory, training_set: TrainingSet) -> None:
     """Write the training set of a run unless it is already recorded; with several processes, only host 0 writes."""
-    if is_host0() and training_set != _read_file(run):
+    if is_host0() and training_set != recorded_training_set(run):
         values = {name: sorted(items) for name, items in asdict(training_set).items()}
         write_atomically(run.training_set_path, json.dumps(values) + "\n")
 
@@ -173,19 +193,3 @@ def _splits_of_run(run: RunDirectory, dataset: Dataset) -> Splits | None:
     pairs = ((splits.ids(role), dataset.splits.ids(role)) for role in ("train", "val", "test"))
     # The fingerprints of the dataset's own splits are computed once.
     return dataset.splits if all(np.array_equal(*pair) for pair in pairs) else splits
-
-
-def _read_file(run: RunDirectory) -> TrainingSet | None:
-    """Return the content of the file `training_set.json` of a run, None if it is missing."""
-    path = run.training_set_path
-    try:
-        values = read_json(path)
-        return TrainingSet(**{field.name: frozenset(map(str, values[field.name])) for field in fields(TrainingSet)})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: is not the training set of a run ({reason}); restore it from a copy, or delete it to treat the "
-            "run as one of an earlier version"
-        ) from None
