@@ -103,9 +103,9 @@ def read_training_set(run: RunDirectory, fingerprint: str, data: Mixture) -> Tra
         in_data = (_find_in_dataset(run, part, dataset) for dataset in data.datasets)
         sets.append(next(filter(None, in_data), None) or TrainingSet(unknown_runs=frozenset({str(run.path)})))
     if recorded is None and run.has_record():
-        entries = run.read_record()["stages"].values()
-        parents = {str(entry["parent"]["run"]) for entry in entries if "parent" in entry}
-        sets.append(TrainingSet(unknown_runs=frozenset(parents)))
+        parents = [entry.get("parent") for entry in run.read_record()["stages"].values()]
+        names = frozenset(str(parent.get("run")) for parent in parents if isinstance(parent, dict))
+        sets.append(TrainingSet(unknown_runs=names))
     return TrainingSet.union(sets)
 
 

@@ -201,6 +201,8 @@ def _claim_run_and_load_parents(
     if not broadcast_from_host0(run.has_record()):
         run.write_record({"created": utc_now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
         run.write_split(data.split_record())
+        # A run without this file counts as one of an earlier version.
+        write_training_set(run, checked.init_training_set or TrainingSet())
     wait_for_all("recorded")
     check_parent_checkpoints(run, stage, parents.checkpoints)
     training_set = extend_training_set(run, data, parents.fingerprints.values(), checked.init_training_set)
