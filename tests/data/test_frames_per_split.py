@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from travelling_waves import DT, waves
 
-from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.errors import DataError
 from ups_jax.data import as_mixture, batch_at, open_dataset
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import frame_counts
-from ups_jax.trainer.encode_latents import encode_dataset
 
 FRAMES = {"train": 9, "val": 12, "test": 15}
 ON_DISK = {"loader": {"memory_gib": 0}}
@@ -92,14 +91,6 @@ def test_a_split_that_is_shorter_than_a_window_is_refused(configure: Any, write:
     short = str(write(waves(trajectories=3, frames=2, seed=8)[0], "short.hdf5"))
     with pytest.raises(DataError, match=r"has 2 frames per trajectory, but a window needs 3"):
         open_dataset(configure(path=paths | {"test": short}, training={"rollout_horizon": 2, "pushforward": 0}))
-
-
-def test_latents_of_different_numbers_of_frames_are_refused(
-    configure: Any, paths: dict[str, str], tmp_path: Any
-) -> None:
-    cfg = configure(path=paths)
-    with pytest.raises(ConfigError, match="9 or 12 or 15"):
-        encode_dataset(None, cfg, open_dataset(cfg), tmp_path / "latents")  # type: ignore[arg-type]
 
 
 def test_one_file_has_one_number_of_frames(paths: dict[str, str]) -> None:

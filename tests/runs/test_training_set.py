@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,18 @@ import pytest
 from commands import CONFIGS
 from rich.console import Console
 
-from ups_jax import config, evaluate, load_run
+from ups_jax import config
 from ups_jax.config import Config, load
 from ups_jax.core.errors import CheckpointError, ConfigError
-from ups_jax.data import Dataset, Mixture, from_arrays, open_dataset
-from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, evaluation_config
+from ups_jax.data import Dataset, Mixture, from_arrays, open_mixture
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.runs.training_set import TrainingSet, check_unseen, extend_training_set, read_training_set
+from ups_jax.runs.training_set import (
+    TrainingSet,
+    check_unseen,
+    extend_training_set,
+    read_training_set,
+    recorded_training_set,
+)
 from ups_jax.runs.training_set import write_training_set as write
 from ups_jax.trainer.preflight import preflight
 
@@ -105,7 +108,7 @@ def test_the_split_of_the_parent_is_the_remedy_where_it_fits(tmp_path: Path) -> 
     run = stored(tmp_path / "run", dataset)
     with pytest.raises(ConfigError, match=rf"data\.split\.path={run.split_path}"):
         check_unseen(trained_on(dataset), mixture(other), run, "--init-from")
-    listed = opened(FIELDS, seed=3, method="listed", path=str(run.split_path))
+    listed = replace(other, splits=dataset.splits)
     assert check_unseen(trained_on(dataset), mixture(listed), run, "--init-from") == []
     grown = opened(np.concatenate([OTHER, FIELDS]), seed=3)
     with pytest.raises(ConfigError, match="or start from other weights") as error:
@@ -151,8 +154,10 @@ def test_init_from_is_refused_if_its_run_was_trained_on_test_trajectories(
     with pytest.raises(ConfigError, match=r"--init-from: .* of 4 test trajectories") as error:
         preflight(cfg, "operator", run, init_from=saved_run, console=QUIET)
     assert "\n" not in str(error.value) and not run.path.exists()
-    checked = preflight(on_data(data_root), "operator", run, init_from=saved_run, console=QUIET)
-    assert checked.init_training_set is not None and len(checked.init_training_set.hashes) == 32
+    training_set = recorded_training_set(RunDirectory(saved_run))
+    assert training_set is not None and len(training_set.hashes) == 32
+    data = open_mixture(on_data(data_root))
+    assert check_unseen(training_set, data, RunDirectory(saved_run), "--init-from") == []
 
 
 def test_encode_is_refused_if_the_codec_was_trained_on_test_trajectories(
@@ -162,44 +167,3 @@ def test_encode_is_refused_if_the_codec_was_trained_on_test_trajectories(
     result = main("encode_latents.py", *arguments, f"data.root={data_root}", "data.split.seed=5")
     assert result.returncode == 2 and "--run-dir" in result.stderr and "test trajectories" in result.stderr
     assert not (tmp_path / "latents").exists()
-
-
-def evaluated(saved_run: Path, dataset: Dataset, split: str = "test") -> tuple[Any, Any, list[str]]:
-    result = evaluate(load_run(saved_run), dataset, split=split, horizon=1)  # type: ignore[arg-type]
-    notes = [note for note in result["meta"]["notes"] if "trained on" in note]
-    return result["meta"]["trained_on"], result["meta"]["tasks"]["burgers1d"]["trained_on"], notes
-
-
-def test_an_evaluation_counts_the_trajectories_that_the_run_was_trained_on(
-    saved_run: Path, data_root: Path, tmp_path: Path
-) -> None:
-    dataset = open_dataset(on_data(data_root))
-    assert evaluated(saved_run, dataset) == (0, [], [])
-    assert evaluated(saved_run, dataset, "train")[0] == 32
-    # The same file under another split.
-    other = open_dataset(on_data(data_root, "data.split.seed=5"))
-    count, ids, notes = evaluated(saved_run, other)
-    assert count == len(ids) > 0 and set(ids) == set(other.splits.test) & set(dataset.splits.train)
-    (note,) = notes
-    assert f"{count} of the 4" in note and ", ".join(map(str, ids)) in note
-    # Without the hashes, as in a run of an earlier version, only the data of the run are recognised.
-    copy = RunDirectory(shutil.copytree(saved_run, tmp_path / "run"))
-    copy.training_set_path.unlink()
-    assert evaluated(copy.path, dataset) == (0, [], [])
-    count, ids, (note,) = evaluated(copy.path, other)
-    assert count is ids is None and str(copy.path) in note
-
-
-def test_terminal_report_and_gate_state_the_count(saved_run: Path, data_root: Path, tmp_path: Path) -> None:
-    cfg = evaluation_config(saved_run, [f"data.root={data_root}"])
-    cfg = replace(cfg, data=replace(cfg.data, split=replace(cfg.data.split, seed=5)))
-    console = Console(width=200, record=True, file=None, quiet=False)
-    with console.capture() as text:
-        result = evaluate_run(saved_run, cfg, selection=Selection(output=tmp_path, horizon=1), console=console)
-    count = result["meta"]["trained_on"]
-    sentence = f"trained on {count} of the 4 evaluated trajectories"
-    assert count > 0 and sentence in text.get()
-    (report,) = tmp_path.glob("report_*.html")
-    assert f'<p class="bad">{sentence}</p>' in report.read_text()
-    (file,) = (tmp_path / "evaluation").glob("*.json")
-    assert json.loads(file.read_text())["meta"]["trained_on"] == count

@@ -175,7 +175,8 @@ def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, 
             all tasks, and for each task the size of the fields behind each metric in the unit of the fields.
     """
     task_metas = [item.meta for item in evaluations]
-    trained_on = [item.get("trained_on") for item in task_metas]
+    trained_on: list[list[int] | None] = [item.get("trained_on") for item in task_metas]
+    counts = [len(ids) for ids in trained_on if ids is not None]
     return {
         "metrics": {item.task.name: dict(item.metrics) for item in evaluations},
         "baselines": {
@@ -191,7 +192,7 @@ def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, 
             **meta,
             "metric_version": METRIC_VERSION,
             "trajectories": sum(item["trajectories"] for item in task_metas),
-            "trained_on": None if None in trained_on else sum(map(len, trained_on)),
+            "trained_on": sum(counts) if len(counts) == len(task_metas) else None,
             "horizon": max(item["horizon"] for item in task_metas),
             "seconds_per_rollout_step": max(item["seconds_per_rollout_step"] for item in task_metas),
             "protocol": "; ".join(item["protocol"] for item in task_metas),

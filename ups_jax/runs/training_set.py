@@ -144,11 +144,10 @@ def check_unseen(training_set: TrainingSet, data: Mixture, run: RunDirectory, so
     """
     for dataset in data.datasets:
         trained_ids = training_set.trained_ids(dataset)
-        seen = {split: np.intersect1d(dataset.splits.ids(split), trained_ids) for split in ("test", "val")}
         listed = [
-            f"{len(ids)} of {len(dataset.splits.ids(split))} {split} trajectories ({list_first(ids.tolist())})"
-            for split, ids in seen.items()
-            if len(ids)
+            f"{len(seen)} of {len(ids)} {split} trajectories ({list_first(seen.tolist())})"
+            for split, ids in (("test", dataset.splits.test), ("val", dataset.splits.val))
+            if len(seen := np.intersect1d(ids, trained_ids))
         ]
         if listed:
             raise ConfigError(
