@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64, Int
 from ups_jax.config import TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Symmetry
+from ups_jax.data.scan import ScanRecord
 from ups_jax.data.sources.base import Grid
 
 # Limit of the drift of a conserved mean, in standard deviations of the channel.
