@@ -31,14 +31,14 @@ def test_sums_are_those_of_numpy_whatever_the_blocks(monkeypatch: pytest.MonkeyP
     values, inputs = random_fields(5, 11, 7, 6, 2), random_fields(5, 7, 6, 3, seed=1)
     record, exact = scan_chunk(values, inputs, stride), values.astype(np.float64)
     change = exact[:, stride:] - exact[:, : max(0, 11 - stride)]
-    for found, expected in (
+    for sums, expected in (
         (record.sums, exact.sum((2, 3))),
         (record.squares, (exact**2).sum((2, 3))),
         (record.changes, (change**2).sum((2, 3))),
         (record.input_sums, inputs.astype(np.float64).sum((1, 2))),
         (record.input_squares, (inputs.astype(np.float64) ** 2).sum((1, 2))),
     ):
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-11)
+        np.testing.assert_allclose(sums, expected, rtol=1e-12, atol=1e-11)
     # Sums and hashes of a trajectory do not depend on the others in its chunk.
     parts = concatenate_records([scan_chunk(values[i : i + 1], inputs[i : i + 1], stride) for i in range(5)])
     for name, array in vars(record).items():

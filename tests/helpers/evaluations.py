@@ -40,6 +40,7 @@ def evaluation(
             "parameters": 100,
             "device": "cpu",
             "trajectories": len(scores),
+            "trained_on": 0,
             "horizon": horizon,
             "seconds_per_rollout_step": seconds,
             "protocol": f"{task}: rollout",

@@ -169,6 +169,11 @@ SLOW_TESTS: dict[str, dict[str, str]] = {
         "test_no_stage_of_a_run_reads_of_the_other_side": "data/test_folds.py",
         "test_weights_that_were_fitted_to_what_is_held_out_are_refused": "data/test_folds.py",
     },
+    "trainer/test_training_on_unequal_splits.py": {
+        "test_a_run_is_validated_and_evaluated_on_longer_trajectories_than_it_is_trained_on": (
+            "data/test_frames_per_split.py"
+        )
+    },
     "trainer/test_frozen_codec.py": {
         "test_a_loss_on_latents_is_the_one_on_fields_with_its_codec_held[unrolled]": (
             "test_a_loss_on_latents_is_the_one_on_fields_with_its_codec_held[one step]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 
 from ups_jax.config import GatesConfig
 from ups_jax.metrics import METRIC_VERSION
-from ups_jax.pipeline.gates import Decision, Interval, decide, improvement
-from ups_jax.pipeline.scores import metric_scales, metric_values, protocol_digest
+from ups_jax.pipeline import gates
+from ups_jax.pipeline.gates import Decision, Interval, improvement
+from ups_jax.pipeline.scores import Evaluation, metric_scales, metric_values, protocol_digest
 
 NONE = GatesConfig(ratios={}, beat_trivial=False)
+# Decisions on candidates that were trained on none of the evaluated trajectories.
+decide = partial(gates.decide, trained_on=0.0)
 NAN = math.nan
 
 
@@ -213,6 +217,37 @@ def test_the_defaults_are_the_four_gates_of_the_original() -> None:
         assert not refused.passed and [text.split(":")[0] for text in refused.reasons] == [name]
 
 
+@pytest.mark.parametrize("baseline", [None, {"nrmse": 1.0}])
+@pytest.mark.parametrize(
+    ("on_missing", "trained_on", "expected"),
+    [
+        ("fail", 0.0, "pass"),
+        ("fail", 1.0, "fail"),
+        ("warn", 3.0, "fail"),
+        ("fail", None, "missing"),
+        ("warn", None, "warned"),
+    ],
+)
+def test_a_candidate_must_not_be_trained_on_the_evaluated_trajectories(
+    baseline: Any, on_missing: Any, trained_on: float | None, expected: str
+) -> None:
+    rules = replace(NONE, on_missing=on_missing)
+    decision = gates.decide({"nrmse": 0.5}, baseline, rules, 0.02, trained_on=trained_on)
+    assert status(decision, "unseen") == expected and decision.passed == (expected in ("pass", "warned"))
+
+
+def test_the_number_of_trained_trajectories_is_the_largest_of_the_seeds() -> None:
+    results = [evaluation(), evaluation()]
+    assert Evaluation(tuple(results)).trained_on == 0
+    results[1]["meta"]["trained_on"] = 2
+    assert Evaluation(tuple(results)).trained_on == 2
+    # Unknown, and a result of an earlier version.
+    results[0]["meta"]["trained_on"] = None
+    assert Evaluation(tuple(results)).trained_on is None
+    del results[0]["meta"]["trained_on"]
+    assert Evaluation(tuple(results)).trained_on is None
+
+
 names = st.sampled_from(["nrmse", "gap", "ece", "other"])
 numbers = st.none() | st.floats()
 sides = st.dictionaries(names, numbers)
@@ -294,6 +329,7 @@ def test_every_rule_is_one_for_each_of_several_tasks() -> None:
         ("absolute", "nrmse@b"): "fail",
         ("required", "bc_violation@a"): "pass",
         ("required", "bc_violation@b"): "missing",
+        ("unseen", "trained_on"): "pass",
     }
 
 

@@ -27,7 +27,7 @@ def test_a_sound_run_is_said_to_be_so_and_left_as_it_is(run: Path, capsys: pytes
     (run / "metrics.jsonl").write_text('{"stage": "operator", "step": 1}\n{"stage": "operator", "st')
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert in_process("verify_run.py", run) == 0
-    assert capsys.readouterr().out.count(SOUND) == 3
+    assert capsys.readouterr().out.count(SOUND) == 4
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -86,6 +86,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a step twice": (
         lambda run: (run / "metrics.jsonl").write_text('{"stage": "operator", "step": 1}\n' * 2),
         "metrics.jsonl",
+        DAMAGED,
+    ),
+    "the training set": (
+        lambda run: (run / "training_set.json").write_text('{"hashes": []}'),
+        "training_set.json",
         DAMAGED,
     ),
     "an evaluation": (

@@ -58,14 +58,19 @@ def encode(args: argparse.Namespace) -> None:
     from ups_jax.data import open_mixture
     from ups_jax.data.latent_cache.manifest import read_manifest
     from ups_jax.runs.best_weights import best_weights
+    from ups_jax.runs.directory import RunDirectory
+    from ups_jax.runs.training_set import check_unseen, read_training_set
     from ups_jax.trainer.encode_latents import encode_dataset, encoding_config
 
     enable_compilation_cache()
     weights = best_weights(args.run_dir, "operator")
     cfg = encoding_config(weights, args.config, args.overrides)
     simulate.generate_missing(cfg)
-    (dataset,) = open_mixture(cfg).datasets
+    data, run = open_mixture(cfg), RunDirectory(args.run_dir)
+    (dataset,) = data.datasets
     console, options = Console(), {"chunk": args.chunk, "overwrite": args.overwrite}
+    for note in check_unseen(read_training_set(run, weights.fingerprint, data), data, run, "--run-dir"):
+        print_line(console, f"note        {note}")
     report = progress_printer(dataset.source.trajectories, dataset.source.frames, console)
     written = encode_dataset(weights, cfg, dataset, args.out, args.dtype, report=report, **options)
     manifest = read_manifest(args.out)

@@ -193,7 +193,10 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         "--clear-default-ratio-gates", action="store_true", help="apply only the ratio gates from --gate-ratio"
     )
     gates.add_argument(
-        "--on-missing-gate", choices=["fail", "warn"], help="result of a ratio gate if the new run lacks its metric"
+        "--on-missing-gate",
+        choices=["fail", "warn"],
+        help="result of a ratio gate if the new run lacks its metric, and of the gate `unseen` if it is not known how "
+        "many of the evaluated trajectories were trained on",
     )
     gates.add_argument(
         "--baseline-label",

@@ -228,11 +228,11 @@ def _window_plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, 
     # A steady solution is a window of one frame.
     length = 1 if task.kind == "steady" else window_frames(cfg, stage)
     offsets = np.arange(length) * dataset.stride
-    starts = dataset.source.frames - int(offsets[-1])
+    starts = dataset.frames("train") - int(offsets[-1])
     if starts < 1:
         raise ConfigError(
             f"stage {stage}: a window needs {offsets[-1] + 1} frames, but the trajectories of {task.name} have "
-            f"{dataset.source.frames}; lower `data.context={data.context}`, `training.time_stride={dataset.stride}`, "
+            f"{dataset.frames('train')}; lower `data.context={data.context}`, `training.time_stride={dataset.stride}`, "
             f"`training.pushforward={cfg.training.pushforward}` or "
             f"`training.rollout_horizon={cfg.training.rollout_horizon}` (in the stages of a corrector "
             f"`diffusion.model_rollout_steps={cfg.diffusion.model_rollout_steps}`)"

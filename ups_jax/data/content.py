@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -16,7 +16,7 @@ REST = 1e-3
 FLAT = 1e-3
 # Smaller relative changes of float32 values are rounding.
 _ROUNDING = 1e-6
-# Number of trajectories that a line lists.
+# Number of trajectories that a line of text lists.
 _LISTED = 12
 
 
@@ -87,9 +87,15 @@ class ContentReport:
     def _list(self, group: Bool[np.ndarray, " n"], details: Sequence[str] = ()) -> str:
         """Return the number of trajectories in a group and the first of them, each followed by its details."""
         rows = np.flatnonzero(group).tolist()
-        listed = ", ".join(f"{self.ids[row]}{details[row] if details else ''}" for row in rows[:_LISTED])
-        others = f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else ""
-        return f"{len(rows)} of {len(group)} trajectories: {listed}{others}"
+        listed = list_first(f"{self.ids[row]}{details[row] if details else ''}" for row in rows)
+        return f"{len(rows)} of {len(group)} trajectories: {listed}"
+
+
+def list_first(items: Iterable[object]) -> str:
+    """Return the first items as text, separated by commas, and the number of the others."""
+    texts = list(map(str, items))
+    others = f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
+    return ", ".join(texts[:_LISTED]) + others
 
 
 def content_report(record: ScanRecord, ids: Int[np.ndarray, " n"] | None = None) -> ContentReport:
@@ -99,6 +105,20 @@ def content_report(record: ScanRecord, ids: Int[np.ndarray, " n"] | None = None)
         record: Record of the trajectories.
         ids: Index of each trajectory in its source; by default the record is of the whole source.
     """
+    ids = np.arange(len(record.frames)) if ids is None else ids
+    groups = [np.flatnonzero(record.frames == frames) for frames in np.unique(record.frames)]
+    reports = [_group_report(record.select(group), ids[group]) for group in groups]
+    if len(reports) == 1:
+        return reports[0]
+    order = np.argsort(np.concatenate(groups))
+    columns = {field.name: [getattr(report, field.name) for report in reports] for field in fields(ContentReport)}
+    del columns["nan_mask"]
+    merged = {name: np.concatenate(parts)[order] for name, parts in columns.items()}
+    return ContentReport(**merged, nan_mask=fixed_nan_mask(record))
+
+
+def _group_report(record: ScanRecord, ids: Int[np.ndarray, " n"]) -> ContentReport:
+    """Return the content report of trajectories with the same number of frames."""
     count, frames = record.squares.shape[:2]
     finite = record.is_finite
     squares = np.where(finite[:, None, None], record.squares, 0.0)
@@ -122,7 +142,7 @@ def content_report(record: ScanRecord, ids: Int[np.ndarray, " n"] | None = None)
     mean = np.where(finite[:, None], record.sums.sum(axis=1), 0.0) / total
     variance = np.maximum(mean_square - mean**2, 0.0)
     return ContentReport(
-        ids=np.arange(count) if ids is None else ids,
+        ids=ids,
         is_finite=finite,
         is_unwritten=unwritten,
         repeats_from=repeats_from,

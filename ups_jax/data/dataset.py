@@ -92,12 +92,13 @@ class Dataset:
         task: The task, with statistics of the training split or of a trained model.
         splits: Ids of the training, validation and test trajectories.
         fingerprint: Hash of the data and splits, 32 characters.
-        former_fingerprint: Returns the fingerprint that earlier versions recorded, after reading all data.
+        former_fingerprint: Returns the fingerprint with some splits that earlier versions recorded, after reading all
+            data.
         record: Sums and hashes of each trajectory.
         notes: Messages for the user about the data.
         source: Reader of all trajectories.
         stride: Model step in stored frames: the model steps through every `stride`-th frame.
-        times: Time of each stored frame.
+        times: Time of each stored frame of the longest trajectories.
         conditions: PDE coefficients of each trajectory.
         condition_mask: 1 where the value of the coefficient is available.
         relative_change: Mean relative change of the field from each stored frame to the one `stride` later.
@@ -107,7 +108,7 @@ class Dataset:
     task: Task
     splits: Splits
     fingerprint: str
-    former_fingerprint: Callable[[], str]
+    former_fingerprint: Callable[[Splits], str]
     record: ScanRecord
     notes: tuple[str, ...]
     source: Source
@@ -123,9 +124,13 @@ class Dataset:
         """The number of trajectories in the splits `train`, `val` and `test`."""
         return {"train": len(self.splits.train), "val": len(self.splits.val), "test": len(self.splits.test)}
 
+    def frames(self, split: Split) -> int:
+        """Return the number of stored frames in each trajectory of a split."""
+        return int(self.record.frames[self.splits.ids(split)[0]])
+
     def fingerprint_like(self, recorded: str) -> str:
         """Return the fingerprint in the version of a recorded one, so that the two can be compared."""
-        return self.former_fingerprint() if is_former_fingerprint(recorded) else self.fingerprint
+        return self.former_fingerprint(self.splits) if is_former_fingerprint(recorded) else self.fingerprint
 
     def trajectories(self, split: Split, limit: int | None = None) -> Trajectories:
         """Return the trajectories of a split, or only the first `limit`, at every `stride`-th stored frame."""
@@ -135,7 +140,7 @@ class Dataset:
             inputs=self.source.read_input_fields(ids),
             cond=self.conditions[ids],
             cond_mask=self.condition_mask[ids],
-            time=self.times[:: self.stride],
+            time=self.times[: self.frames(split) : self.stride],
             ids=ids,
             points=self.source.points(ids) if isinstance(self.source, ScatteredSource) else None,
         )
@@ -150,7 +155,7 @@ class Dataset:
             frames: Number of frames, from the first on; all by default.
         """
         ids, source = self.splits.ids(split)[:limit], self.source
-        time = self.times[:: self.stride][:frames]
+        time = self.times[: self.frames(split) : self.stride][:frames]
         count, grid_shape = len(ids), source.grid.shape
 
         def rows(shape: tuple[int, ...], read: Callable[[Int[np.ndarray, " b"]], np.ndarray]) -> StoredRows:

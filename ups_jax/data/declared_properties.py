@@ -109,7 +109,7 @@ def check_drift(
             more than the rounding of its values to float32 explains.
     """
     if len(ids):
-        drift, largest_mean = _drifts_and_largest_mean(record.means[ids])
+        drift, largest_mean = _drifts_and_largest_mean(record.select(ids).means)
         # The standard deviation of this difference is 0.4 eps |mean| / sqrt(points) if all values of a large mean are
         # rounded to float32 independently; five of them are allowed.
         rounding = 2 * np.finfo(np.float32).eps * largest_mean / math.sqrt(record.points[ids].min())
@@ -123,7 +123,7 @@ def check_drift(
                     f"(limit {DRIFT_LIMIT:g}); remove the channel from `data.tasks.{task_cfg.name}.conserved`"
                 )
     if len(hint_ids):
-        drift, largest_mean = _drifts_and_largest_mean(record.means[hint_ids])
+        drift, largest_mean = _drifts_and_largest_mean(record.select(hint_ids).means)
         # A channel without variation says nothing about its equation.
         seems_conserved = (std > _FLAT * largest_mean) & (drift.max(axis=0) <= _DRIFT_HINT * std)
         for channel in np.flatnonzero(seems_conserved).tolist():

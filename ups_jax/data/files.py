@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ups_jax.config import Config, DataConfig, FilePair, SplitConfig, TaskConfig
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
@@ -40,7 +42,9 @@ def open_source(cfg: Config, task_cfg: TaskConfig) -> tuple[Source, Splits]:
     sources_by_role = {role: [open_task_file(path, task_cfg) for path in paths] for role, paths in files.items()}
     sources = [source for role_sources in sources_by_role.values() for source in role_sources]
     source = sources[0] if len(sources) == 1 else ConcatenatedSource(tuple(sources))
-    return source, _split_trajectories(cfg.data.split, task_cfg, sources_by_role, source)
+    trajectory_splits = _split_trajectories(cfg.data.split, task_cfg, sources_by_role, source)
+    _check_equal_frames(task_cfg, sources, trajectory_splits)
+    return source, trajectory_splits
 
 
 def open_task_file(path: Path, task_cfg: TaskConfig) -> Source:
@@ -199,6 +203,21 @@ def _split_trajectories(
         keys = [f"{_original_name(item)}|{n}" for item in sources for n in range(item.trajectories)]
         return splits.split_by_hash(keys, cfg, source.name)
     return splits.random_split(count, cfg, source.name)
+
+
+def _check_equal_frames(task_cfg: TaskConfig, sources: Sequence[Source], trajectory_splits: Splits) -> None:
+    """Raise `DataError` if the files of one split have different numbers of frames; those of two splits may differ."""
+    ends = np.cumsum([source.trajectories for source in sources])
+    for role in ("train", "val", "test"):
+        numbers = np.unique(np.searchsorted(ends, trajectory_splits.ids(role), side="right"))
+        first, *others = [sources[number] for number in numbers]
+        for other in others:
+            if other.frames != first.frames:
+                raise DataError(
+                    f"{other.name}: has {other.frames} frames per trajectory, but {first.name} has {first.frames}, and "
+                    f"the {role} split has trajectories of both; cut the longer ones, or give the files to different "
+                    f"splits, as in `data.tasks.{task_cfg.name}.path={{train: {first.name}, test: {other.name}}}`"
+                )
 
 
 def _is_grouped_by_seed(source: Source) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from ups_jax.core.task import LossScales, Statistics
-from ups_jax.data.sources.base import Grid, Source
+from ups_jax.data.sources.base import Grid, Source, frame_counts
 from ups_jax.metrics.bands import LOW_BAND, MID_BAND
 
 # Size of the sample, and its least number of frames. The largest numbers of trajectories and of frames of each.
@@ -56,9 +56,10 @@ def grid_scales(
     frame_bytes = 4 * source.channels * math.prod(grid.shape)
     frames = max(_MIN_FRAMES, _BYTES // frame_bytes)
     count = min(len(train_ids), frames, _TRAJECTORIES)
-    stride = -(-source.frames // max(1, min(source.frames, frames // count)))
     ids = train_ids[np.linspace(0, len(train_ids) - 1, count).round().astype(int)]
-    times = np.arange(0, source.frames, stride)[None]
+    stored_frames = int(frame_counts(source)[ids[0]])
+    stride = -(-stored_frames // max(1, min(stored_frames, frames // count)))
+    times = np.arange(0, stored_frames, stride)[None]
     gradient, spectrum = 0.0, np.zeros(1)
     # One trajectory at a time: the sample in float64 and its transforms would need many times its size.
     for index in ids:

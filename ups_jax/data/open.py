@@ -35,7 +35,7 @@ from ups_jax.data.scan import (
 )
 from ups_jax.data.scan_cache import ChunkCheck, scan_source
 from ups_jax.data.sources import Grid, MemorySource, Source
-from ups_jax.data.sources.base import AXES
+from ups_jax.data.sources.base import AXES, frame_counts
 from ups_jax.data.sources.in_memory import load_into_memory
 from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
 from ups_jax.data.splits import Splits, random_split
@@ -218,9 +218,10 @@ def check_source(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task
         return
     stride = cfg.training.time_stride
     needed = (window_frames(cfg) - 1) * stride + 1
-    if source.frames < needed:
+    shortest = int(frame_counts(source).min())
+    if shortest < needed:
         raise DataError(
-            f"{source.name}: has {source.frames} frames per trajectory, but a window needs {needed}; lower "
+            f"{source.name}: has {shortest} frames per trajectory, but a window needs {needed}; lower "
             f"`data.context={cfg.data.context}`, `training.pushforward={cfg.training.pushforward}`, "
             f"`training.rollout_horizon={cfg.training.rollout_horizon}` or `training.time_stride={stride}`"
         )
@@ -274,8 +275,9 @@ def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Da
     for task_cfg, trained_task in zip(configured_tasks(cfg), trained_tasks, strict=True):
         file_source, splits = open_source(cfg, task_cfg)
         source = file_source
-        values_per_point = source.frames * source.channels + len(source.input_channels)
-        size = 4 * source.trajectories * values_per_point * int(np.prod(source.grid.shape))
+        frames = int(frame_counts(source).sum())
+        values_per_point = frames * source.channels + source.trajectories * len(source.input_channels)
+        size = 4 * values_per_point * int(np.prod(source.grid.shape))
         if size <= free_bytes:
             free_bytes -= size
             if trained_task is None:
@@ -409,17 +411,17 @@ class _OpenedSource:
     def dataset(self, task: Task, record: ScanRecord, notes: Sequence[str]) -> Dataset:
         """Return the dataset of this source, whose fields have been checked."""
         source, grid, conditions, splits = self.source, self.source.grid, self.conditions, self.splits
-        content = (source, conditions.values, conditions.mask, splits)
+        content = (source, conditions.values, conditions.mask)
         return Dataset(
             task=task,
             splits=splits,
-            fingerprint=fingerprint(record, *content),
+            fingerprint=fingerprint(record, *content, splits),
             former_fingerprint=cache(partial(former_fingerprint, *content)),
             record=record,
             notes=tuple(notes),
             source=source,
             stride=self.stride,
-            times=grid.start + grid.dt * np.arange(source.frames),
+            times=grid.start + grid.dt * np.arange(int(record.frames.max())),
             conditions=conditions.values,
             condition_mask=conditions.mask,
             relative_change=Moments.of_fields(source.name, record, splits.train).relative_change,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt64
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Source, read_trajectories
+from ups_jax.data.sources.base import Source, frame_counts, read_trajectories
 from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
 from ups_jax.data.splits import Splits
 
@@ -33,6 +34,7 @@ class ScanRecord:
 
     Attributes:
         points: Number of points of each trajectory, without padding.
+        frames: Number of frames of each trajectory. Sums of the frames that a longer one has in addition are 0.
         sums: Sum of each channel in each frame.
         squares: Sum of the squares of each channel in each frame.
         changes: Sum of the squared changes of each channel from each frame to the one `stride` later.
@@ -40,6 +42,7 @@ class ScanRecord:
         input_squares: Sum of the squares of each input field.
         hashes: Hash (128 bits) of each trajectory: its fields, its input fields and, in a point cloud, its points.
         first_hashes: Hash of the first frame of each trajectory.
+        start_hashes: Hash of the same parts as `hashes`, but of the first two frames only.
         is_constant: Whether a trajectory has a single value at all frames, points, channels and inputs.
         is_constant_at_start: Whether its first frame with the input fields has.
         common_bad_points: Points with NaN or Inf in every frame that has any such point; all points if there is none.
@@ -47,6 +50,7 @@ class ScanRecord:
     """
 
     points: Int[np.ndarray, " n"]
+    frames: Int[np.ndarray, " n"]
     sums: Float64[np.ndarray, "n t c"]
     squares: Float64[np.ndarray, "n t c"]
     changes: Float64[np.ndarray, "n r c"]
@@ -54,6 +58,7 @@ class ScanRecord:
     input_squares: Float64[np.ndarray, "n i"]
     hashes: UInt64[np.ndarray, "n 2"]
     first_hashes: UInt64[np.ndarray, "n 2"]
+    start_hashes: UInt64[np.ndarray, "n 2"]
     is_constant: Bool[np.ndarray, " n"]
     is_constant_at_start: Bool[np.ndarray, " n"]
     common_bad_points: Bool[np.ndarray, " p"]
@@ -75,12 +80,27 @@ class ScanRecord:
         """The mean of each channel over the points of each frame."""
         return self.sums / self.points[:, None, None]
 
+    def select(self, ids: Int[np.ndarray, " m"]) -> ScanRecord:
+        """Return the record of the trajectories `ids`, without the frames that only longer trajectories have."""
+        unused = self.sums.shape[1] - int(self.frames[ids].max(initial=0)) if len(ids) else 0
+        columns = {
+            field.name: getattr(self, field.name)[ids]
+            for field in fields(self)
+            if not field.name.endswith("bad_points")
+        }
+        for name in ("sums", "squares", "changes"):
+            columns[name] = columns[name][:, : max(0, columns[name].shape[1] - unused)]
+        return replace(self, **columns)
+
 
 def concatenate_records(records: Sequence[ScanRecord]) -> ScanRecord:
     """Return one record of the trajectories of all records, which are of the same source."""
     columns = {field.name: [getattr(record, field.name) for record in records] for field in fields(ScanRecord)}
     common = np.logical_and.reduce(columns.pop("common_bad_points"))
     everything = np.logical_or.reduce(columns.pop("all_bad_points"))
+    for name in ("sums", "squares", "changes"):
+        longest = max(part.shape[1] for part in columns[name])
+        columns[name] = [np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0))) for part in columns[name]]
     merged = {name: np.concatenate(parts) for name, parts in columns.items()}
     return ScanRecord(**merged, common_bad_points=common, all_bad_points=everything)
 
@@ -103,10 +123,11 @@ def scan_chunk(
     sums, squares, changes = _frame_sums(values.reshape(count, values.shape[1], size, -1), stride)
     flat_inputs = inputs.reshape(count, 1, size, inputs.shape[-1])
     input_sums, input_squares, _ = (part[:, 0] if part.shape[1] else part for part in _frame_sums(flat_inputs, 1))
-    hashes = _hash_rows(values)
+    hashes, start_hashes = _hash_rows(values), _hash_rows(values[:, :2])
     for part in (inputs, *(() if points is None else (points.coords, points.mask))):
         if part.size:
-            hashes = hashes * _HASH_FACTOR + _hash_rows(part)
+            part_hashes = _hash_rows(part)
+            hashes, start_hashes = hashes * _HASH_FACTOR + part_hashes, start_hashes * _HASH_FACTOR + part_hashes
     start_squares, all_squares = squares[:, 0].sum(-1), squares.sum(axis=(1, 2))
     finite = np.isfinite(squares).all(axis=(1, 2)) & np.isfinite(input_squares).all(axis=1)
     common, everything = np.ones(size, bool), np.zeros(size, bool)
@@ -117,6 +138,7 @@ def scan_chunk(
         common, everything = common & bad.all(axis=0), everything | bad.any(axis=0)
     return ScanRecord(
         points=np.full(count, size) if points is None else points.mask.sum(axis=1).astype(np.int64),
+        frames=np.full(count, values.shape[1]),
         sums=sums,
         squares=squares,
         changes=changes,
@@ -124,6 +146,7 @@ def scan_chunk(
         input_squares=input_squares,
         hashes=hashes,
         first_hashes=_hash_rows(np.concatenate([values[:, 0], inputs], axis=-1) if inputs.size else values[:, 0]),
+        start_hashes=start_hashes,
         is_constant=_is_constant(values, inputs, all_squares),
         is_constant_at_start=_is_constant(values[:, :1], inputs, start_squares),
         common_bad_points=common,
@@ -140,8 +163,8 @@ def read_chunk_record(
 
 
 def trajectory_bytes(source: Source) -> int:
-    """Return the size of the fields of one trajectory in memory, in bytes."""
-    return 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
+    """Return the size of the fields of one trajectory in memory, the longest one, in bytes."""
+    return 4 * int(frame_counts(source).max()) * source.channels * int(np.prod(source.grid.shape))
 
 
 def trajectory_chunks(
@@ -149,15 +172,19 @@ def trajectory_chunks(
 ) -> Iterator[tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m t *s c"]]]:
     """Yield the ids and the fields of trajectories, in chunks of at most 16 MiB or of one trajectory.
 
+    The trajectories of a chunk have the same number of frames.
+
     Args:
         ids: Trajectories to read, in this order; all by default.
         chunk_bytes: Another largest size of a chunk.
     """
     step = max(1, (chunk_bytes or _CHUNK_BYTES) // trajectory_bytes(source))
     selected = np.arange(source.trajectories) if ids is None else ids
-    for start in range(0, len(selected), step):
-        chunk = selected[start : start + step]
-        yield chunk, read_trajectories(source, chunk)
+    changes = np.flatnonzero(np.diff(frame_counts(source)[selected])) + 1
+    for group in np.split(selected, changes):
+        for start in range(0, len(group), step):
+            chunk = group[start : start + step]
+            yield chunk, read_trajectories(source, chunk)
 
 
 def spaced_ids(source: Source, ids: Int[np.ndarray, " n"], max_bytes: int) -> Int[np.ndarray, " m"]:
@@ -184,7 +211,8 @@ def check_finite(record: ScanRecord, source_name: str) -> None:
 def fixed_nan_mask(record: ScanRecord) -> str | None:
     """Return a message if every frame of every trajectory has NaN or Inf at the same points, otherwise None."""
     bad, size = int(record.all_bad_points.sum()), len(record.all_bad_points)
-    if record.frame_is_finite.any() or not np.array_equal(record.common_bad_points, record.all_bad_points):
+    exists = np.arange(record.squares.shape[1]) < record.frames[:, None]
+    if (record.frame_is_finite & exists).any() or not np.array_equal(record.common_bad_points, record.all_bad_points):
         return None
     if bad == size:
         return "NaN or Inf at every point of every frame; write the fields again"
@@ -233,8 +261,30 @@ def former_fingerprint(
     return digest.hexdigest()
 
 
+class TrajectoryKeys(NamedTuple):
+    """Texts that identify trajectories in any file; None for a constant state, which unrelated data may share.
+
+    Attributes:
+        whole: Hash of each trajectory.
+        start: Hash of its first two frames, which a shorter or longer copy of the trajectory shares.
+    """
+
+    whole: list[str | None]
+    start: list[str | None]
+
+
+def trajectory_keys(record: ScanRecord) -> TrajectoryKeys:
+    """Return the keys of all trajectories of a record."""
+    return TrajectoryKeys(
+        whole=_hash_keys(record.hashes, record.is_constant),
+        start=_hash_keys(record.start_hashes, record.is_constant_at_start),
+    )
+
+
 def check_overlap(record: ScanRecord, splits: Splits, source_name: str) -> list[str]:
     """Check that no test or validation trajectory equals a training trajectory, or starts from the same frame.
+
+    A trajectory with the first two frames of a shorter or longer one is a copy of it.
 
     Args:
         record: Record of all trajectories.
@@ -244,18 +294,25 @@ def check_overlap(record: ScanRecord, splits: Splits, source_name: str) -> list[
         A note if trajectories of the same files start from the same frame, otherwise an empty list.
 
     Raises:
-        DataError: A test or validation trajectory equals a training trajectory, or a trajectory of separate test files
-            starts from the same frame as a training trajectory.
+        DataError: A test or validation trajectory is a copy of a training trajectory, or a trajectory of separate test
+            files starts from the same frame as a training trajectory.
     """
     # Unrelated trajectories may share a constant first frame, such as a state of rest.
+    keys, copies = trajectory_keys(record), "are shorter or longer copies of"
     digests_by_relation = {
-        "are identical to": _hash_keys(record.hashes, record.is_constant),
+        "are identical to": keys.whole,
+        copies: keys.start,
         "start from the same frame as": _hash_keys(record.first_hashes, record.is_constant_at_start),
     }
     for relation, digests in digests_by_relation.items():
         training = {digests[index]: index for index in splits.train.tolist() if digests[index] is not None}
         for split in ("test", "val"):
-            repeated = [index for index in splits.ids(split).tolist() if digests[index] in training]
+            repeated = [
+                index
+                for index in splits.ids(split).tolist()
+                if digests[index] in training
+                and (relation != copies or record.frames[index] != record.frames[training[digests[index]]])
+            ]
             if not repeated:
                 continue
             message = f"{source_name}: {len(repeated)} {split} trajectories {relation} training trajectories"
@@ -349,9 +406,9 @@ def _is_constant(
     return result
 
 
-def _hash_keys(hashes: UInt64[np.ndarray, "n 2"], excluded: Bool[np.ndarray, " n"]) -> list[bytes | None]:
-    """Return the hash of each trajectory as bytes, None for the excluded ones."""
-    return [None if skip else row.tobytes() for row, skip in zip(hashes, excluded, strict=True)]
+def _hash_keys(hashes: UInt64[np.ndarray, "n 2"], excluded: Bool[np.ndarray, " n"]) -> list[str | None]:
+    """Return the hash of each trajectory as 32 hex digits, None for the excluded ones."""
+    return [None if skip else row.tobytes().hex() for row, skip in zip(hashes, excluded, strict=True)]
 
 
 def _add_description(

@@ -46,8 +46,8 @@ class Moments:
     @staticmethod
     def of_fields(source_name: str, record: ScanRecord, ids: Int[np.ndarray, " m"]) -> Moments:
         """Return the moments of the fields of the trajectories `ids`."""
-        changes = record.changes[ids]
-        return Moments(source_name, record.points[ids], record.sums[ids], record.squares[ids], changes)
+        selected = record.select(ids)
+        return Moments(source_name, selected.points, selected.sums, selected.squares, selected.changes)
 
     @staticmethod
     def of_inputs(source_name: str, record: ScanRecord, ids: Int[np.ndarray, " m"]) -> Moments:

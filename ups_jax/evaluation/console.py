@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ups_jax.evaluation.result import TaskEvaluation, to_json_values
+from ups_jax.evaluation.result import TaskEvaluation, to_json_values, trained_on_text
 from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.tracking import Writer, flatten_sections
 
@@ -68,7 +68,8 @@ def headline_columns_and_rows(evaluation: TaskEvaluation) -> tuple[list[str], di
 def print_table(console: Console, evaluation: TaskEvaluation) -> None:
     """Print nRMSE and, on grids, Fourier RMSE by band for the model, its variants and the baselines.
 
-    One line below the table lists the nRMSE of each of several channels, and one the scores of each ensemble.
+    Lines below the table state how many of the trajectories the run was trained on, the nRMSE of each of several
+    channels, and the scores of each ensemble.
     """
     columns, rows = headline_columns_and_rows(evaluation)
     numbers = "nRMSE and fRMSE" if _BANDS[0] in columns else "nRMSE"
@@ -88,6 +89,7 @@ def print_table(console: Console, evaluation: TaskEvaluation) -> None:
             name, *("" if value is None else f"{value:{form}}" for value, form in zip(cells, digits, strict=True))
         )
     console.print(table)
+    console.print(trained_on_text(evaluation.meta), highlight=False)
     main_section = next(name for name in _HEADLINES if name in evaluation.metrics)
     by_channel = evaluation.metrics[main_section]["nrmse_by_channel"]
     if len(by_channel) > 1:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import jax
 import numpy as np
 import optax
+from jaxtyping import Int
 from rich.console import Console
 
 from ups_jax import simulate
@@ -19,6 +20,7 @@ from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.terminal import print_line
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, Split, as_mixture, open_dataset
+from ups_jax.data.content import list_first
 from ups_jax.data.dataset import StoredRows, StoredTrajectories
 from ups_jax.data.files import configured_tasks, single_task
 from ups_jax.data.open import as_trained_task
@@ -47,6 +49,7 @@ from ups_jax.inference.resolution import RESOLUTION_MODES, predictor_for_grid, s
 from ups_jax.inference.trained_model import TrainedModel, build_trained_model, select_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, utc_now
+from ups_jax.runs.training_set import TrainingSet, read_training_set
 from ups_jax.tracking import close_on_exit, open_evaluation_writer, read_jsonl
 from ups_jax.training.build import JointModel
 
@@ -276,13 +279,19 @@ def _evaluate_tasks(
         model = select_task(joint_model, task.name if has_several_tasks else None)
         dataset = datasets.get(model.task.name) or open_dataset(task_cfg, model.task)
         mode = predictor_for_grid(model, dataset.task)[1]
+        trajectories = _select_trajectories(dataset, selection, cfg)
+        grid_notes, splits_agree = _compare_grids(model, task_cfg, dataset, mode, selection.split)
+        checkpoints = [model.checkpoint, *correctors.values()]
+        trained_ids, unknown_notes = _find_trained_ids(RunDirectory(path), checkpoints, dataset, splits_agree)
+        trained_on = np.intersect1d(trajectories.ids, trained_ids).tolist() or (None if unknown_notes else [])
+        trained_notes = unknown_notes + _trained_on_notes(dataset, trajectories.ids, trained_on, selection.split)
         corrector_notes = [] if stage in VARIANT_NAMES else _omitted_corrector_notes(correctors, mode)
         corrector_notes += _candidate_notes(model, {} if mode == "restricted" else correctors, stage, task_cfg)
-        notes = (*dataset.notes, *_grid_notes(model, task_cfg, dataset, mode, selection.split), *corrector_notes)
+        notes = (*dataset.notes, *grid_notes, *trained_notes, *corrector_notes)
         for note in notes:
             print_line(console, f"note        {note}")
-        trajectories = _select_trajectories(dataset, selection, cfg)
         evaluation = _evaluate_task(model, correctors, stage, dataset, trajectories, task_cfg)
+        evaluation = replace(evaluation, meta=dict(evaluation.meta) | {"trained_on": trained_on})
         ensemble_stage = None
         if "ensemble" in evaluation.variants:
             ensemble_stage = stage if stage in correctors else next(reversed(correctors))
@@ -462,13 +471,58 @@ def truth_digest(trajectories: StoredTrajectories) -> str:
     return hashed.hexdigest()[:12]
 
 
-def _grid_notes(model: TrainedModel, cfg: Config, dataset: Dataset, resolution_mode: str, split: Split) -> list[str]:
-    """Return notes about data on another grid than the training data; none if the grids are equal."""
+def _compare_grids(
+    model: TrainedModel, cfg: Config, dataset: Dataset, resolution_mode: str, split: Split
+) -> tuple[list[str], bool | None]:
+    """Return notes about data on another grid than the training data, and whether it has the splits of this data.
+
+    If the grids are equal, there are no notes and the second result is None.
+    """
     if resolution_mode == "own":
-        return []
+        return [], None
     notes = [f"{dataset.source.name}: {RESOLUTION_MODES[resolution_mode]}"]
-    mismatch = split_mismatch_note(model, cfg, dataset, split) if resolution_mode != "native" else None
-    return [*notes, mismatch] if mismatch else notes
+    if resolution_mode == "native":
+        return notes, False
+    mismatch = split_mismatch_note(model, cfg, dataset, split)
+    return ([*notes, mismatch], False) if mismatch else (notes, True)
+
+
+def _find_trained_ids(
+    run: RunDirectory, checkpoints: Sequence[Weights], dataset: Dataset, splits_agree: bool | None
+) -> tuple[Int[np.ndarray, " n"], list[str]]:
+    """Return the ids of the trajectories of a dataset that checkpoints of a run were trained on.
+
+    Args:
+        splits_agree: Whether data on another grid has the splits of the training data; None for data on the same grid,
+            whose trajectories are compared by their content.
+
+    Returns:
+        The ids, and a note on each reason why there may be others.
+    """
+    name = dataset.source.name
+    if splits_agree is not None:
+        reason = "another grid than the training data, so that it is not known which trajectories were trained on"
+        return (dataset.splits.train, []) if splits_agree else (np.arange(0), [f"{name}: is on {reason}"])
+    data = Mixture(datasets=(dataset,))
+    training_set = TrainingSet.union(read_training_set(run, item.fingerprint, data) for item in checkpoints)
+    notes = [
+        f"{name}: it is not known which trajectories {unknown} was trained on, because an earlier version of ups_jax "
+        "trained it"
+        for unknown in sorted(training_set.unknown_runs)
+    ]
+    return training_set.trained_ids(dataset), notes
+
+
+def _trained_on_notes(
+    dataset: Dataset, ids: Int[np.ndarray, " n"], trained_on: list[int] | None, split: Split
+) -> list[str]:
+    """Return a note if trajectories in the training set are evaluated in another split than `train`."""
+    if not trained_on or split == "train":
+        return []
+    return [
+        f"{dataset.source.name}: the run was trained on {len(trained_on)} of the {len(ids)} evaluated trajectories "
+        f"({list_first(trained_on)}), so that the errors are not those of new trajectories"
+    ]
 
 
 def _omitted_corrector_notes(correctors: Mapping[str, Weights], resolution_mode: str) -> list[str]:

@@ -72,7 +72,8 @@ class TaskEvaluation:
         variants: Metrics of other ways to predict with the run, such as a corrected rollout, as variant -> section ->
             metric, and `seconds_per_rollout_step` of each variant.
         intervals: 95 % bootstrap intervals of the mean over trajectories, as section -> metric.
-        meta: Number of trajectories, horizon, seconds per step, and an explanation of the sections.
+        meta: Number of trajectories, horizon, seconds per step, an explanation of the sections, and under `trained_on`
+            the ids of the trajectories that the run was trained on (None or missing if they are not known).
         ids: Indices of the trajectories in their file.
         per_trajectory: Metrics of each trajectory, as section -> metric; two evaluations can be compared in pairs.
     """
@@ -170,10 +171,12 @@ def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, 
     Args:
         evaluations: The metrics of each task.
         meta: Further entries for `meta`, such as checkpoint and seed. This function adds the number of trajectories
-            (total), the horizon (longest) and the time per step (slowest) over all tasks, and for each task the size
-            of the fields behind each metric in the unit of the fields.
+            (total), how many of them the run was trained on, the horizon (longest) and the time per step (slowest) over
+            all tasks, and for each task the size of the fields behind each metric in the unit of the fields.
     """
     task_metas = [item.meta for item in evaluations]
+    trained_on: list[list[int] | None] = [item.get("trained_on") for item in task_metas]
+    counts = [len(ids) for ids in trained_on if ids is not None]
     return {
         "metrics": {item.task.name: dict(item.metrics) for item in evaluations},
         "baselines": {
@@ -189,12 +192,20 @@ def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, 
             **meta,
             "metric_version": METRIC_VERSION,
             "trajectories": sum(item["trajectories"] for item in task_metas),
+            "trained_on": sum(counts) if len(counts) == len(task_metas) else None,
             "horizon": max(item["horizon"] for item in task_metas),
             "seconds_per_rollout_step": max(item["seconds_per_rollout_step"] for item in task_metas),
             "protocol": "; ".join(item["protocol"] for item in task_metas),
             "tasks": {item.task.name: {**item.meta, "scales": metric_scales(item.task)} for item in evaluations},
         },
     }
+
+
+def trained_on_text(task_meta: Mapping[str, Any]) -> str:
+    """Return a sentence with the number of evaluated trajectories that the run was trained on."""
+    trained_on, count = task_meta.get("trained_on"), task_meta["trajectories"]
+    number = "an unknown number" if trained_on is None else len(trained_on)
+    return f"trained on {number} of the {count} evaluated trajectories"
 
 
 def metric_scales(task: Task) -> dict[str, float]:

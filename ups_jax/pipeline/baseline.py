@@ -159,7 +159,13 @@ def decide_against_baseline(
         interval = bootstrap_interval(candidate_scores, baseline_scores, rules, seed=bootstrap_seed)
     if baseline is None:
         return decide(
-            evaluation.numbers, None, rules, min_delta, trivial=evaluation.trivial_numbers, scales=evaluation.scales
+            evaluation.numbers,
+            None,
+            rules,
+            min_delta,
+            trained_on=evaluation.trained_on,
+            trivial=evaluation.trivial_numbers,
+            scales=evaluation.scales,
         )
     incomparable = {}
     if baseline.device != evaluation.device:
@@ -169,6 +175,7 @@ def decide_against_baseline(
         baseline.numbers,
         rules,
         min_delta,
+        trained_on=evaluation.trained_on,
         trivial=evaluation.trivial_numbers,
         interval=interval,
         incomparable=incomparable,

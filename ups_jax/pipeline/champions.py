@@ -26,7 +26,7 @@ from ups_jax.runs.directory import utc_now
 
 SCHEMA_VERSION = 2
 # The parts of a training run that are copied: all that prediction and further training need.
-_COPIED = ("run.json", "metrics.jsonl", "checkpoints")
+_COPIED = ("run.json", "metrics.jsonl", "training_set.json", "checkpoints")
 # Replaces `champion.json` after the only champion was demoted: its record, with the earlier champions.
 _VACANT = "vacant.json"
 

@@ -67,7 +67,8 @@ def apply_gates(
         search: The champions and the leaderboard, with the selection rules.
     """
     rules, section, request = pipeline.resolved.train.gates, SECTIONS[step_name], pipeline.request
-    inputs = [asdict(rules), evaluation.protocol, evaluation.checkpoint, finite_or_none(evaluation.numbers)]
+    numbers: dict[str, Any] = finite_or_none(evaluation.numbers) | {"trained_on": evaluation.trained_on}
+    inputs = [asdict(rules), evaluation.protocol, evaluation.checkpoint, numbers]
     key = json_digest([inputs, request.n_seeds, request.baseline_labels, request.baseline_run_id])
     previous = pipeline.summary.previous_gates.get(step_name, {})
     champion = search.find_champion(section, evaluation)

@@ -15,7 +15,7 @@ from ups_jax.config import GatesConfig
 from ups_jax.pipeline.scores import strip_task
 
 Numbers = Mapping[str, float | None]
-Kind = Literal["delta", "ratio", "absolute", "trivial", "required"]
+Kind = Literal["delta", "ratio", "absolute", "trivial", "required", "unseen"]
 Direction = Literal["lower", "higher"]
 # `ignored`: the baseline has no comparable value; `warned`: missing, with `gates.on_missing: warn`.
 Status = Literal["pass", "fail", "missing", "not_applicable", "no_baseline", "ignored", "warned"]
@@ -89,6 +89,7 @@ def decide(
     rules: GatesConfig,
     min_delta: float,
     *,
+    trained_on: float | None,
     trivial: Numbers | None = None,
     interval: Interval | None = None,
     incomparable: Mapping[str, str] = {},
@@ -101,6 +102,7 @@ def decide(
 
     Args:
         min_delta: Required improvement of `rules.metric`.
+        trained_on: Number of evaluated trajectories that the candidate was trained on; None if it is not known.
         trivial: Metrics of the trivial prediction, persistence or the mean field, on the same data.
         interval: Confidence interval of the improvement; if set, its lower bound has to reach `min_delta`.
         incomparable: Metrics that must not be compared with the baseline, each with the reason.
@@ -135,6 +137,7 @@ def decide(
             for key in _rule_metrics(rule, candidate)
         ),
         *(_required_gate(key, candidate, rules) for rule in rules.required for key in _rule_metrics(rule, candidate)),
+        _unseen_gate(trained_on, rules),
     )
     if not all(gate.passed for gate in gates):
         return Decision(status="failed", gates=gates)
@@ -303,6 +306,22 @@ def _required_gate(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
     if value is None:
         return _missing_gate(fields, candidate)
     return Gate(**fields, status="pass", message=f"{key}: {value:.4g} is measured, as required")
+
+
+def _unseen_gate(trained_on: float | None, rules: GatesConfig) -> Gate:
+    """Return the gate that passes if the candidate was trained on none of the evaluated trajectories."""
+    fields: dict[str, Any] = {"key": "trained_on", "kind": "unseen", "direction": "lower", "limit": 0.0}
+    if trained_on is None:
+        status: Status = "warned" if rules.on_missing == "warn" else "missing"
+        message = (
+            "trained_on: it is not known how many of the evaluated trajectories the candidate was trained on; train or "
+            "evaluate it again with this version of ups_jax, or set gates.on_missing=warn"
+        )
+        return Gate(**fields, status=status, message=message)
+    message = f"trained_on: the candidate was trained on {trained_on:g} of the evaluated trajectories"
+    if trained_on:
+        message += "; evaluate it on others"
+    return Gate(**fields, candidate=trained_on, status="fail" if trained_on else "pass", message=message)
 
 
 def metric_direction(key: str, rules: GatesConfig) -> Direction:

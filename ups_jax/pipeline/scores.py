@@ -49,7 +49,7 @@ class Evaluation:
             evaluation = Evaluation(results, tuple(files))
             protocols = {protocol_digest(result) for result in results}
             # Compute the cached properties here, so that an error can name the files.
-            _ = evaluation.numbers, evaluation.trivial_numbers
+            _ = evaluation.numbers, evaluation.trivial_numbers, evaluation.trained_on
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             names = ", ".join(map(str, files))
             raise DataError(f"{names}: cannot be read as evaluations ({error!r}); evaluate the run again") from None
@@ -71,6 +71,12 @@ class Evaluation:
     def scales(self) -> dict[str, float]:
         """The sizes of the fields behind the metrics in their unit, by name, averaged over the seeds."""
         return mean_over_seeds(metric_scales(result) for result in self.results)
+
+    @cached_property
+    def trained_on(self) -> float | None:
+        """The largest number of evaluated trajectories that a seed was trained on, None if it is not known."""
+        counts = [result["meta"].get("trained_on") for result in self.results]
+        return None if None in counts else max(map(float, counts))
 
     @property
     def protocol(self) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.core.errors import CheckpointError, ConfigError
-from ups_jax.data import Dataset, Mixture
+from ups_jax.data import Dataset, Mixture, as_mixture
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.runs.directory import RunDirectory, environment_record, utc_now
+from ups_jax.runs.training_set import extend_training_set, write_training_set
 from ups_jax.training.state import TrainState
 
 
@@ -47,6 +48,7 @@ def save(
                 raise ConfigError(
                     f"{path}: already holds a checkpoint of step {int(state.step)}; choose another directory"
                 )
+            write_training_set(run, extend_training_set(run, as_mixture(dataset)))
             checkpoints.save(state, checkpoint_meta(cfg, stage, dataset), validation=validation)
 
 

@@ -21,7 +21,6 @@ from ups_jax.distributed.processes import is_host0
 
 # Format version of run directories, increased when earlier versions can no longer read them (docs/compatibility.md).
 FORMAT = 1
-_SPLIT = "split.json"
 
 
 class RunDirectory:
@@ -39,6 +38,16 @@ class RunDirectory:
     def metrics_path(self) -> Path:
         """Path of the metrics that the training logs, metrics.jsonl."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def split_path(self) -> Path:
+        """Path of the split of the trajectories, split.json."""
+        return self.path / "split.json"
+
+    @property
+    def training_set_path(self) -> Path:
+        """Path of the hashes of the training trajectories, training_set.json."""
+        return self.path / "training_set.json"
 
     @property
     def evaluation_folder(self) -> Path:
@@ -96,7 +105,7 @@ class RunDirectory:
     def write_split(self, split: dict[str, Any]) -> None:
         """Write the split of the trajectories to a file, which other runs can reuse with `data.split.path`."""
         if is_host0():
-            write_atomically(self.path / _SPLIT, json.dumps(split) + "\n")
+            write_atomically(self.split_path, json.dumps(split) + "\n")
 
     def update_record(self, **values: Any) -> None:
         """Set the given entries of the record and write run.json."""
@@ -130,8 +139,8 @@ class RunDirectory:
 
     def _incomplete_files(self) -> list[Path]:
         """Return the temporary files of interrupted atomic writes."""
-        names = (self.record_path.name, _SPLIT, self.metrics_path.name)
-        return [path for name in names for path in self.path.glob(f".{name}.*")]
+        files = (self.record_path, self.split_path, self.training_set_path, self.metrics_path)
+        return [path for file in files for path in self.path.glob(f".{file.name}.*")]
 
 
 def _is_dict_of_dicts(value: Any) -> bool:

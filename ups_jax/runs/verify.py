@@ -1,4 +1,4 @@
-"""Search for damage in a run directory, which is not changed: checkpoints, metrics and evaluation results."""
+"""Search for damage in a run directory, which is not changed: checkpoints, training set, metrics and evaluations."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ups_jax.core.files import read_json
 from ups_jax.runs import checksums
 from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.runs.directory import RunDirectory
+from ups_jax.runs.training_set import recorded_training_set
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
 
@@ -55,7 +56,7 @@ def verify(path: Path) -> list[Finding]:
     folders = {item.name for item in run.checkpoint_folder("").glob("*") if item.is_dir()}
     for stage in [*stages, *sorted(folders - stages.keys())]:
         findings += _check_stage(run, stage, stages.get(stage, {}))
-    return [*findings, *_check_metrics(run), *_check_evaluations(run)]
+    return [*findings, *_check_training_set(run), *_check_metrics(run), *_check_evaluations(run)]
 
 
 def _check_stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Finding]:
@@ -101,6 +102,18 @@ def _restore_error(folder: Path, step: int) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def _check_training_set(run: RunDirectory) -> Iterator[Finding]:
+    """Check that the hashes of the training trajectories are readable, and yield the finding if there are any."""
+    part = run.training_set_path.name
+    try:
+        training_set = recorded_training_set(run)
+    except CheckpointError as error:
+        yield Finding(part=part, state=DAMAGED, text=str(error))
+        return
+    if training_set is not None:
+        yield Finding(part=part, state=SOUND, text=f"{len(training_set.hashes)} training trajectories")
 
 
 def _check_metrics(run: RunDirectory) -> Iterator[Finding]:

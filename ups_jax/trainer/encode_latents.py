@@ -63,6 +63,12 @@ def encode_dataset(
         Also the errors of `write_latents`.
     """
     check_grid_task(dataset.task)
+    counts = np.unique(dataset.record.frames).tolist()
+    if len(counts) > 1:
+        raise ConfigError(
+            f"{dataset.source.name}: latents need the same number of frames in all files, but the trajectories have "
+            f"{' or '.join(map(str, counts))}; cut the longer ones, or train on fields"
+        )
     check_same_fields(weights.tasks[0], dataset.task)
     dataset = replace(dataset, task=replace(dataset.task, partition=weights.tasks[0].partition))
     model = cast(Simulator, build_model(cfg, dataset.task, "operator"))

@@ -33,7 +33,8 @@ from ups_jax.losses.spectral import BANDS
 from ups_jax.models import Batch, normalize
 from ups_jax.runs.best_weights import Weights, best_weights, tasks_of_run
 from ups_jax.runs.checkpoint import recorded_tasks
-from ups_jax.runs.directory import RunDirectory
+from ups_jax.runs.directory import RunDirectory, newest_step
+from ups_jax.runs.training_set import TrainingSet, check_unseen, read_training_set
 from ups_jax.tracking import check_logging
 from ups_jax.trainer.frozen_codec import check_latent_source, with_field_source, with_stored_latents
 from ups_jax.trainer.oom import batch_size_key, raise_on_oom, row_too_large_error
@@ -51,6 +52,7 @@ class Preflight:
         losses: Loss function of each task.
         plan: Number of steps; None if it follows from `max_seconds`, because the time per step is not measured yet.
         init_weights: Weights of the run in `--init-from`; None without this option.
+        init_training_set: Trajectories that these weights were trained on; None if they are not used.
     """
 
     data: Mixture
@@ -58,6 +60,7 @@ class Preflight:
     losses: Sequence[StageLoss]
     plan: Plan | None
     init_weights: Weights | None
+    init_training_set: TrainingSet | None
 
 
 def preflight(
@@ -80,7 +83,8 @@ def preflight(
         data: The open data; by default the data of the configuration is opened.
 
     Raises:
-        ConfigError: The configuration has an error, or does not match the run directory.
+        ConfigError: The configuration has an error, does not match the run directory, or splits the data such that the
+            weights of `init_from` were trained on validation or test trajectories.
         CheckpointError: A required checkpoint is missing.
         Also the errors of `open_mixture`.
     """
@@ -95,6 +99,13 @@ def preflight(
     check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_size_key(stage))
     data = open_mixture(cfg) if data is None else data
     weights = None if init_from is None else best_weights(init_from, stage)
+    init_training_set = None
+    # A stage with a checkpoint is resumed and ignores `--init-from`.
+    if weights is not None and init_from is not None and not newest_step(run.checkpoint_folder(stage)):
+        init_run = RunDirectory(init_from)
+        init_training_set = read_training_set(init_run, weights.fingerprint, data)
+        for note in check_unseen(init_training_set, data, init_run, "--init-from"):
+            print_line(console, f"note        {note}")
     # A resumed stage keeps the meaning of its losses, and parameters fit to one division of the grid into patches only.
     data = with_recorded(data, recorded_tasks(run.checkpoint_folder(stage)), "loss_scales")
     data = with_recorded(data, tasks_of_run(run) or (() if weights is None else weights.tasks), "partition")
@@ -107,7 +118,9 @@ def preflight(
     if weights is not None:
         check_init_fold(cfg, data.fingerprint_like(weights.fingerprint), weights)
     data = with_stored_latents(cfg, stage, data, run, weights, init_from)
-    return Preflight(data=data, model=model, losses=losses, plan=plan, init_weights=weights)
+    return Preflight(
+        data=data, model=model, losses=losses, plan=plan, init_weights=weights, init_training_set=init_training_set
+    )
 
 
 def with_recorded(data: Mixture, tasks: Sequence[Task], name: str) -> Mixture:

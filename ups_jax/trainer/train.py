@@ -30,10 +30,17 @@ from ups_jax.runs.directory import (
     stage_length_settings,
     utc_now,
 )
+from ups_jax.runs.training_set import (
+    TrainingSet,
+    check_unseen,
+    extend_training_set,
+    read_training_set,
+    write_training_set,
+)
 from ups_jax.trainer.console import print_plan, print_setup
 from ups_jax.trainer.frozen_codec import describe_latents, latents_record_entry
 from ups_jax.trainer.parents import TrainedParents, trained_parents
-from ups_jax.trainer.preflight import check_parent_checkpoints, check_parent_data, check_resume, preflight
+from ups_jax.trainer.preflight import Preflight, check_parent_checkpoints, check_parent_data, check_resume, preflight
 from ups_jax.trainer.stage_run import (
     LoopResult,
     TrainingRun,
@@ -91,7 +98,7 @@ def train(
 
     with run.lock():
         # -- claim the run directory ---------------------------------------------------------------------------------
-        parents = _claim_run_and_load_parents(run, cfg, stage, resume, checked.data)
+        parents, training_set = _claim_run_and_load_parents(run, cfg, stage, resume, checked, console)
         print_setup(console, cfg, stage, checked.data)
         for line in describe_latents(cfg, stage, checked.data):
             print_line(console, line)
@@ -151,6 +158,8 @@ def train(
                 def restore_and_run() -> LoopResult:
                     checkpoints.wait()
                     state = restore_or_init_state(training, checkpoints)
+                    # After the check that a resumed run has the same data, before the first step.
+                    write_training_set(run, training_set)
                     return run_with_writers(training, loop, state, checkpoints, should_stop)
 
                 state, seconds_per_step = train_step.run_with_retry(restore_and_run)
@@ -172,20 +181,32 @@ def train(
 
 
 def _claim_run_and_load_parents(
-    run: RunDirectory, cfg: Config, stage: str, resume: str, data: Mixture
-) -> TrainedParents:
-    """Write run.json of a new run, or check that an existing run can be resumed; return the stage's parents."""
+    run: RunDirectory, cfg: Config, stage: str, resume: str, checked: Preflight, console: Console
+) -> tuple[TrainedParents, TrainingSet]:
+    """Write run.json of a new run, or check that an existing run can be resumed.
+
+    Returns:
+        The stage's parents, and the training set of the run with this stage.
+    """
     # Repeat this preflight check under the lock, which excludes other runs in this directory.
     if is_host0():
         check_resume(run, cfg, stage, resume)
+    data = checked.data
     parents = trained_parents(run, stage, data.kind)
     check_parent_data(run, cfg, data, parents.fingerprints)
+    if not newest_step(run.checkpoint_folder(stage)):
+        for name, fingerprint in parents.fingerprints.items():
+            for note in check_unseen(read_training_set(run, fingerprint, data), data, run, f"stage {name}"):
+                print_line(console, f"note        {note}")
     if not broadcast_from_host0(run.has_record()):
         run.write_record({"created": utc_now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
         run.write_split(data.split_record())
+        # A run without this file counts as one of an earlier version.
+        write_training_set(run, checked.init_training_set or TrainingSet())
     wait_for_all("recorded")
     check_parent_checkpoints(run, stage, parents.checkpoints)
-    return parents
+    training_set = extend_training_set(run, data, parents.fingerprints.values(), checked.init_training_set)
+    return parents, training_set
 
 
 def _record_start_and_read_entry(run: RunDirectory, cfg: Config, stage: str) -> dict[str, Any] | None:

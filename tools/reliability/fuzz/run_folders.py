@@ -14,7 +14,7 @@ from fuzz import bases, mutation
 from fuzz.case import Case
 
 _CHECKPOINT = "run/checkpoints/operator/0"
-_RECORDS = ("run/run.json", "run/metrics.jsonl", "run/split.json", "run/evaluation/test.json")
+_RECORDS = ("run/run.json", "run/metrics.jsonl", "run/split.json", "run/training_set.json", "run/evaluation/test.json")
 
 
 @functools.cache

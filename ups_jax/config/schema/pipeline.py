@@ -60,7 +60,8 @@ class GatesConfig:
     """Metrics that must be measured and finite, in addition to `gates.metric` and those of `gates.limits`."""
 
     on_missing: Literal["fail", "warn"] = "fail"
-    """Result of a ratio that only the champion has measured: `fail` or `warn`."""
+    """Result of a ratio that only the champion has measured, and of an evaluation for which it is not known how many of
+    its trajectories were trained on: `fail` or `warn`."""
 
     beat_trivial: bool = True
     """The candidate must be better than persistence (for steady tasks, than the mean field)."""

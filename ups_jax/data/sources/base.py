@@ -356,9 +356,22 @@ def iterate_windows(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) 
         yield WindowSlice(row, index, slice(times[0], times[-1] + 1, step))
 
 
+def frame_counts(source: Source) -> Int[np.ndarray, " n"]:
+    """Return the number of frames of each trajectory, which differs only between the files of a concatenated source."""
+    counts: Int[np.ndarray, " n"] | None = getattr(source, "frame_counts", None)
+    return np.full(source.trajectories, source.frames) if counts is None else counts
+
+
 def read_trajectories(source: Source, ids: Int[np.ndarray, " n"], stride: int = 1) -> Float32[np.ndarray, "n t *s c"]:
-    """Return every `stride`-th frame of the trajectories `ids`, beginning with the first frame."""
-    frames = np.arange(0, source.frames, stride)
+    """Return every `stride`-th frame of the trajectories `ids`, beginning with the first frame.
+
+    Raises:
+        ValueError: The trajectories have different numbers of frames.
+    """
+    counts = np.unique(frame_counts(source)[ids])
+    if len(counts) > 1:
+        raise ValueError(f"{source.name}: the trajectories have {counts.tolist()} frames")
+    frames = np.arange(0, int(counts[0]) if len(counts) else source.frames, stride)
     return source.read(ids, np.broadcast_to(frames, (len(ids), len(frames))))
 
 

@@ -1,4 +1,4 @@
-"""Several sources with the same grid and times, concatenated along the trajectory axis."""
+"""Several sources with the same grid and time step, concatenated along the trajectory axis."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Grid, Source
+from ups_jax.data.sources.base import Grid, Source, frame_counts
 
 
 @dataclass(frozen=True, eq=False)
 class ConcatenatedSource:
     """Two or more sources as one: the trajectories of the first, then those of the second, and so on.
 
-    Raises `DataError` if the sources differ in grid, times or number of channels.
+    The sources may have different numbers of frames. Raises `DataError` if they differ in grid, time step or number of
+    channels.
     """
 
     sources: tuple[Source, ...]
@@ -26,7 +27,6 @@ class ConcatenatedSource:
         first = self.sources[0]
         for source in self.sources[1:]:
             for quantity, expected, actual in (
-                ("frames", first.frames, source.frames),
                 ("channels", first.channels, source.channels),
                 ("space axes", len(first.grid.shape), len(source.grid.shape)),
                 ("input channels", len(first.input_channels), len(source.input_channels)),
@@ -61,8 +61,13 @@ class ConcatenatedSource:
 
     @property
     def frames(self) -> int:
-        """Number of frames in each trajectory."""
+        """Number of frames in each trajectory of the first source."""
         return self.sources[0].frames
+
+    @property
+    def frame_counts(self) -> Int[np.ndarray, " n"]:
+        """Number of frames in each trajectory."""
+        return np.concatenate([frame_counts(source) for source in self.sources])
 
     @property
     def channels(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import Grid, Source, match_name, read_trajectories
+from ups_jax.data.sources.concatenated import ConcatenatedSource
 from ups_jax.data.sources.points import PointSet, ScatteredSource
 
 
@@ -80,11 +81,14 @@ class ScatteredMemorySource(MemorySource):
         return self.all_points.select_rows(ids)
 
 
-def load_into_memory(source: Source, extra_coefficients: Sequence[str] = ()) -> MemorySource:
+def load_into_memory(source: Source, extra_coefficients: Sequence[str] = ()) -> MemorySource | ConcatenatedSource:
     """Read a source into memory; the result is a `ScatteredMemorySource` if the source has scattered points.
 
-    Coefficients are those in `source.coefficient_names()` and in `extra_coefficients`.
+    Files with different numbers of frames are read into an array each. Coefficients are those in
+    `source.coefficient_names()` and in `extra_coefficients`.
     """
+    if isinstance(source, ConcatenatedSource) and len(np.unique(source.frame_counts)) > 1:
+        return ConcatenatedSource(tuple(load_into_memory(part, extra_coefficients) for part in source.sources))
     fields = np.empty((source.trajectories, source.frames, *source.grid.shape, source.channels), np.float32)
     input_fields = np.empty((source.trajectories, *source.grid.shape, len(source.input_channels)), np.float32)
     # In 16 pieces, so that memory never has a second copy of all fields.

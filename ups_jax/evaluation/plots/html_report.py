@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.core.files import write_atomically
+from ups_jax.evaluation.result import trained_on_text
 from ups_jax.metrics import ENSEMBLE_METRICS
 
 _STYLE = """
@@ -89,10 +90,16 @@ def html_page(title: str, body: Sequence[str]) -> str:
 def result_tables(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the HTML tables of an evaluation JSON, one for each task and section.
 
-    The rows are the run, its bootstrap interval, its variants and the baselines.
+    Above the tables of a task, a line states how many of its trajectories the run was trained on. The rows are the run,
+    its bootstrap interval, its variants and the baselines.
     """
     for task, sections in result["metrics"].items():
         yield f"<h2>{escape(task)}</h2>"
+        task_meta = result["meta"].get("tasks", {}).get(task, {})
+        # Older results do not have it.
+        if "trained_on" in task_meta:
+            css_class = "bad" if task_meta["trained_on"] else "note"
+            yield f'<p class="{css_class}">{escape(trained_on_text(task_meta))}</p>'
         for section, values in sections.items():
             compared = [
                 (name, tasks[task][section])
