@@ -31,7 +31,7 @@ def test_a_section_that_takes_too_long_fails_and_is_written(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_every_section_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
-    code, results = checked(tmp_path / "out.json", "--dry")
+    code, results = checked(tmp_path / "out.json", "--dry", "--seconds", "1800")
     assert code == 0, results
     assert results["device"]["matrix"]["float32"] > 0
     assert results["batches"]["16"]["rows_per_second"] > 0 and results["batches"]["64"]["peak_bytes"] > 0

@@ -38,7 +38,7 @@ def run(row: StageRow) -> dict[str, Any]:
         weights = load_corrector(path, way.stages[-1])
         predictor = CorrectedModel(trained, way.stages[-1], weights, sampler_steps=way.sampler_steps)
         parameters += optax.tree.size(weights.params)
-        ensembles = {"ensemble": predictor.members} if predictor.random else {}
+        ensembles = {"ensemble": predictor.sample_members} if predictor.is_stochastic else {}
     whole = evaluation(row, predictor, trajectories, dataset)
     scored = evaluation(
         row, predictor, first_frames(trajectories, TASKS[row.task].scored_frames), dataset, ensembles=ensembles
