@@ -14,6 +14,7 @@ from ups_jax import simulate
 from ups_jax.config import Config, StageConfig, load
 from ups_jax.data import batch_at, open_dataset
 from ups_jax.losses import operator_losses
+from ups_jax.models.batch import first_row
 from ups_jax.optim import build_optimizer
 from ups_jax.optim.plateau import plateau_scale, update_plateau
 from ups_jax.optim.schedules import build_plateau_rule
@@ -33,7 +34,7 @@ def tiny_task(data_root: Any) -> tuple[float, Trained]:
     model = build_model(cfg, dataset.task, "operator")
     spec = stage_spec("operator")
     batches = [batch_at(dataset, cfg, "operator", n) for n in range(STEPS)]
-    start = spec.init(model, jax.random.key(0), {name: values[:1] for name, values in batches[0].items()})
+    start = spec.init(model, jax.random.key(0), first_row(batches[0]))
     gradient = jax.jit(jax.grad(operator_losses(model, cfg.training), has_aux=True))
     validate = spec.validate(model, dataset, cfg, {})
 
