@@ -61,6 +61,8 @@ def file_type_and_remedy(path: Path) -> str:
                     f"is an .npz file of the arrays {', '.join(n.removesuffix('.npy') for n in names[:6])}; {_DESCRIBE}"
                 )
             return "is a zip archive; unpack it"
+        if path.stat().st_size == 0:
+            return "is empty; copy, download or generate it again"
         with path.open("rb") as file:
             start = file.read(64).lstrip()
     except (OSError, zipfile.BadZipFile):
