@@ -54,7 +54,7 @@ def coordinates() -> None:
 @case(LAYOUT, "a curvilinear grid", f"{INSPECT} curved.yaml", "(16, 12)", "uniform grid", code=3)
 @case(LAYOUT, "trajectories with different times", f"{INSPECT} different.yaml", "(12, 8)", code=3)
 @case(LAYOUT, "UTF-8 with a byte order mark, and names in Greek", f"{INSPECT} greek.yaml", "channel     ψ")
-@case(LAYOUT, "complex numbers", f"{INSPECT} complex.yaml", "complex64", "real and imaginary", code=3)
+@case(LAYOUT, "complex numbers", f"{INSPECT} complex.yaml", "complex64", "the real and the imaginary part", code=3)
 @case(LAYOUT, "integers as a field", f"{INSPECT} integers.yaml", "int64", code=3)
 @case(LAYOUT, "capital letters in a suffix", f"{INSPECT} CAPITALS.YAML", "12 trajectories")
 @case(

@@ -8,7 +8,11 @@ import numpy as np
 from foreign.case import AT_REST, CONTENT, INSPECT, case, validate
 from foreign.fields import DT, line_waves, plane_waves, write_coordinates, write_description, write_tensor
 
-TINY = "stages.operator.steps=2 'evaluation={plots: false, bootstrap: 50}'"
+# Settings of a training that only has to run: most of its time is compilation.
+TINY = (
+    "stages.operator.steps=2 operator.spectral.depth=1 'optimizer={name: adamw, lr: 1e-3}' "
+    "'evaluation={plots: false, bootstrap: 50}'"
+)
 
 
 @case(

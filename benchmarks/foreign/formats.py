@@ -99,6 +99,7 @@ def matlab() -> None:
 @case(LAYOUT, "pickle", f"{INSPECT} mine.pkl", "is a pickle", "np.savez", code=3)
 @case(LAYOUT, "Zarr on a grid", f"{INSPECT} zarr.yaml", "is a Zarr folder", "to_netcdf", code=3)
 @case(LAYOUT, "a steady set, described without a time axis", f"{INSPECT} steady.yaml", "steady", "Darcy layout", code=3)
+@case(LAYOUT, "numbers as text", f"{INSPECT} mine.csv", "is a text file", "np.savez", code=3)
 def other_formats() -> None:
     waves = line_waves()
     scipy.io.savemat("old.mat", {"a": waves[:, 0], "u": waves[:, -1]})
@@ -109,6 +110,7 @@ def other_formats() -> None:
     np.savez("mine.npz", coeff=np.ones((4, 8, 8)), sol=np.ones((4, 8, 8)))
     with zipfile.ZipFile("mine.pt", "w") as archive:
         archive.writestr("mine/data.pkl", b"\x80\x02}.")
+    np.savetxt("mine.csv", waves[0], delimiter=",")
     Path("mine.pkl").write_bytes(pickle.dumps({"u": [1.0]}))
     Path("mine.zarr").mkdir()
     Path("mine.zarr", "zarr.json").write_text('{"node_type": "group", "zarr_format": 3}')

@@ -48,9 +48,11 @@ def _train(name: str) -> str:
 
 
 @case(GRID, "101 points on a line", _train("line"), "101 points", "persistence", lacks=("do not divide",))
-@case(GRID, "7 x 11 x 5 points", _train("box"), "7 x 11 x 5 points", "do not divide")
+@case(GRID, "5 x 7 points", _train("small"), "5 x 7 points", "do not divide")
 @case(GRID, "53 x 31 points", f"{INSPECT} plane.hdf5", "axis x      53 points", "axis y      31 points")
+@case(GRID, "7 x 11 x 5 points", f"{INSPECT} box.hdf5", "axis z      5 points")
 def primes() -> None:
     write_tensor("line.hdf5", line_waves(points=101))
     write_tensor("plane.hdf5", plane_waves(shape=(53, 31)))
     write_tensor("box.hdf5", plane_waves(shape=(7, 11, 5)))
+    write_tensor("small.hdf5", plane_waves(shape=(5, 7)))

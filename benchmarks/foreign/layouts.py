@@ -292,6 +292,14 @@ def hdf5() -> None:
     lacks=("exchange",),
     follow=False,
 )
+@case(
+    LAYOUT,
+    "axes in the order (T, N, X)",
+    f"{INSPECT} transposed.hdf5",
+    "shape (11, 12, 32)",
+    "transpose `tensor` to (N, T, X)",
+    code=3,
+)
 def folders() -> None:
     flow = plane_waves(shape=(16, 16))
     with h5py.File("NavierStokes2D_train_0.h5", "w") as file:
@@ -312,6 +320,10 @@ def folders() -> None:
     write_description("ragged.yaml", "ragged.npy", "fields: {u: u}", *UNIFORM_LINE)
     for seed, name in enumerate(("set/train/a", "set/valid/a", "set/test/a", "1e5", "my run [1] ü")):
         write_tensor(f"{name}.hdf5", line_waves(seed=seed))
+    write_tensor("transposed.hdf5", waves)
+    with h5py.File("transposed.hdf5", "a") as file:
+        del file["tensor"]
+        file["tensor"] = waves.transpose(1, 0, 2)
     cube = line_waves(24, 24, 24, dt=0.01)
     write_tensor("tnx.hdf5", cube.transpose(1, 0, 2))
     write_tensor("nxt.hdf5", cube.transpose(0, 2, 1))

@@ -41,6 +41,13 @@ def field_units() -> None:
         write_tensor(f"{name}.hdf5", unit * line_waves(), dtype="f8")
 
 
+@case(UNITS, "float64 values that float32 cannot store: 1e39", f"{INSPECT} huge.hdf5", "beyond 3.4e38", code=3)
+@case(UNITS, "float64 values of which float32 loses digits: 1e-42", validate("minute.hdf5"), "few digits", code=3)
+def out_of_range() -> None:
+    write_tensor("huge.hdf5", 1e39 * line_waves(), dtype="f8")
+    write_tensor("minute.hdf5", 1e-42 * line_waves(), dtype="f8")
+
+
 @case(
     UNITS,
     "the default H1 loss of the same fields on grids in km, m and nm",

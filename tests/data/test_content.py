@@ -60,9 +60,10 @@ def test_a_channel_that_never_changes_is_named_and_gives_no_hints(tmp_path: Path
     assert np.argwhere(report.is_still).tolist() == [[0, 1], [1, 1]]
     assert np.flatnonzero(~report.suits_hints).tolist() == [0, 1] and report.has_content.all()
     assert not report_on(still[..., None]).is_still.any()
-    for second, is_usable in ((partly, True), (still, False)):
-        write_cfd(tmp_path / "mine.hdf5", 1, Vx=moving, density=second, pressure=None, **line(moving))
-        inspection = inspect(tmp_path / "mine.hdf5")
+    for name, second, is_usable in (("partly", partly, True), ("still", still, False)):
+        path = tmp_path / f"{name}.hdf5"
+        write_cfd(path, 1, Vx=moving, density=second, pressure=None, **line(moving))
+        inspection = inspect(path)
         assert inspection.is_usable == is_usable
         assert any("density does not change in time" in text for text in describe(inspection))
         assert bool(inspection.hints) == is_usable

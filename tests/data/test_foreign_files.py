@@ -468,3 +468,24 @@ def test_a_file_without_trajectories_and_one_dataset_for_each_are_refused_with_a
             file[f"runs/run_{index}"] = np.ones((T, 8))
     with pytest.raises(DataError, match=r"np\.stack"):
         open_file(tmp_path / "each.hdf5", "transient")
+
+
+def test_arrays_in_another_order_are_recognised_by_the_lengths_of_the_coordinates(write) -> None:
+    fields = random(7, T, 8)
+    for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0)):
+        transposed = fields.transpose(order)
+        coordinates = {"t__coordinate": np.arange(float(T)), "x__coordinate": np.arange(8.0)}
+        with pytest.raises(DataError, match=r"transpose `tensor` to \(N, T, X\)"):
+            open_file(write(transposed, f"{order}.hdf5", **coordinates), "transient")
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+def test_fields_too_small_for_float32_are_refused(write, configure, unit: float) -> None:
+    fields = waves(trajectories=6)[0].astype(np.float64)
+    assert open_dataset(configure(path=str(write(unit * fields)))).task.statistics.std[0] > 0
+    with h5py.File(write(fields), "a") as file:
+        del file["tensor"]
+        file["tensor"] = 1e-42 * fields
+        path = file.filename
+    with pytest.raises(DataError, match="few digits"):
+        open_dataset(configure(path=path))

@@ -64,7 +64,10 @@ class ContentReport:
         if self.nan_mask is not None:
             yield self.nan_mask
         elif not self.is_finite.all():
-            yield f"NaN or Inf in {self._list(~self.is_finite)}; remove or recompute them"
+            yield (
+                f"NaN or Inf in {self._list(~self.is_finite)}; remove or recompute them, or change the unit of values "
+                "beyond 3.4e38, which float32 cannot store"
+            )
         if self.is_unwritten.any():
             yield f"only zeros, probably never written, in {self._list(self.is_unwritten)}; remove them"
         repeats = self.repeats_from >= 0

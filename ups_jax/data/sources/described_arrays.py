@@ -273,7 +273,7 @@ def _parse_coefficients(
             values = np.asarray(float(value))
         except (TypeError, ValueError, OverflowError):
             values = np.asarray(file.read(str(value), ()))
-            if values.dtype.kind not in "fiu":
+            if values.dtype.kind not in "fiub":
                 raise DataError(
                     f"{file_name}: the array `{value}` of coefficient `{key}` must contain numbers"
                 ) from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import string
 import zipfile
 from pathlib import Path
 
 _TO_NPZ = "and save them with `np.savez`; then describe the arrays in a YAML file"
 _DESCRIBE = "describe its arrays in a YAML file, and give that"
+_TEXT = frozenset(string.printable.encode())
 # First bytes of a file, what such a file is, and the remedy.
 _SIGNATURES = (
     (
@@ -70,4 +72,6 @@ def file_type_and_remedy(path: Path) -> str:
     for signature, description, remedy in _SIGNATURES:
         if start.startswith(signature):
             return f"{description}; {remedy}"
+    if start and all(byte in _TEXT for byte in start):
+        return f"is a text file, not an HDF5 file; load the numbers with `numpy.loadtxt` {_TO_NPZ}"
     return ""

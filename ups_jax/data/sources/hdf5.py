@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -178,7 +179,7 @@ class HDF5Source(HDF5File):
         for group in (file, file.get("parameters")):
             for key, item in group.items() if isinstance(group, Group) else ():
                 is_field = group is file and (key in fields or key.endswith("-coordinate"))
-                if is_field or not isinstance(item, Values) or item.dtype.kind not in "fiu" or item.is_null:
+                if is_field or not isinstance(item, Values) or item.dtype.kind not in "fiub" or item.is_null:
                     continue
                 # Only arrays of the right shape are read: others may be large.
                 if tuple(points for points in item.shape if points != 1) in ((), (self.trajectories,)):
@@ -279,6 +280,14 @@ def read_grid(file_name: str, file: Group, dataset: str, shape: tuple[int, ...])
             f"reshape `{dataset}` to ({expected}), or {change}"
         )
     reason = f"`{dataset}` has shape {shape}"
+    lengths = [len(read_coordinate(file_name, file, name, "")) for name in ("t-coordinate", *axes)]
+    orders = [(lengths[0] - more, *lengths[1:]) for more in (0, 1)]
+    if shape[1:] not in orders and any(Counter(order) <= Counter(shape) for order in orders):
+        named = ", ".join(f"{name} {length}" for name, length in zip(("t-coordinate", *axes), lengths, strict=True))
+        raise DataError(
+            f"{file_name}: {reason}, but the lengths of the coordinates are {named}; transpose `{dataset}` to "
+            f"({', '.join(['N', 'T', 'X', 'Y', 'Z'][: len(shape)])})"
+        )
     origin, spacing = read_origin_and_spacing(file_name, file, axes, shape[2:], reason)
     start, dt = read_start_and_step(file_name, file, "t-coordinate", shape[1], reason)
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
