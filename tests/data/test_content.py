@@ -16,6 +16,11 @@ from ups_jax.data.inspection import describe, inspect
 from ups_jax.data.scan import scan_chunk
 
 
+def line(fields: np.ndarray) -> dict[str, np.ndarray]:
+    """Return coordinates and times of the waves."""
+    return {"x__coordinate": SPACING * np.arange(fields.shape[2]), "t__coordinate": DT * np.arange(fields.shape[1])}
+
+
 def report_on(fields: np.ndarray, stride: int = 1) -> ContentReport:
     values = np.asarray(fields, np.float32)
     return content_report(scan_chunk(values, np.empty((len(values), *values.shape[2:-1], 0), np.float32), stride))
@@ -45,6 +50,23 @@ def test_each_kind_is_recognised_and_waves_are_none_of_them() -> None:
         "trajectories: 5, 7;",
     ):
         assert part in text
+
+
+def test_a_channel_that_never_changes_is_named_and_gives_no_hints(tmp_path: Path) -> None:
+    moving = waves()[0]
+    still = np.broadcast_to(np.linspace(1, 2, moving.shape[-1], dtype=np.float32), moving.shape)
+    partly = np.where(np.arange(len(moving))[:, None, None] < 2, still, moving)
+    report = report_on(np.stack([moving, partly], -1))
+    assert np.argwhere(report.is_still).tolist() == [[0, 1], [1, 1]]
+    assert np.flatnonzero(~report.suits_hints).tolist() == [0, 1] and report.has_content.all()
+    assert not report_on(still[..., None]).is_still.any()
+    for name, second, is_usable in (("partly", partly, True), ("still", still, False)):
+        path = tmp_path / f"{name}.hdf5"
+        write_cfd(path, 1, Vx=moving, density=second, pressure=None, **line(moving))
+        inspection = inspect(path)
+        assert inspection.is_usable == is_usable
+        assert any("density does not change in time" in text for text in describe(inspection))
+        assert bool(inspection.hints) == is_usable
 
 
 @pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])

@@ -22,7 +22,7 @@ from ups_jax.data.inspection import describe, inspect
 from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import ConcatenatedSource, open_file
 from ups_jax.data.sources.base import read_trajectories
-from ups_jax.data.sources.hdf5 import is_coefficient_name
+from ups_jax.data.sources.hdf5 import is_coefficient_name, number_in_file_name
 
 DESCRIPTION = "fields: {u: u}\naxes: [trajectory, time, x]\n"
 
@@ -175,7 +175,7 @@ def test_coordinates_of_any_type_are_numbers(tmp_path: Path, kind: str) -> None:
     if kind == "rows":
         times[1] *= 2
         np.savez(tmp_path / "mine.npz", u=random(N, T, 8), time=times, x=np.arange(8))
-        with pytest.raises(DataError, match="`time`: differs between trajectories"):
+        with pytest.raises(DataError, match="`time` differs between trajectories"):
             open_file(described(tmp_path, "mine.npz"), "transient", None)
 
 
@@ -373,3 +373,119 @@ def test_any_value_comes_back_from_its_yaml_text(value: object) -> None:
 @pytest.mark.parametrize("name", ["1e-3", "1e5", "0x10", "on", "null", "2026-12-01", "1_000", "~", ".5", "1:30", "yes"])
 def test_names_that_look_like_other_types_are_strings(name: str) -> None:
     assert yaml.parse(yaml.dump({"name": name})) == {"name": name}
+
+
+def test_a_mesh_grid_of_coordinates_is_read_and_a_curvilinear_grid_is_not(tmp_path: Path) -> None:
+    fields, x, y = random(N, T, 8, 6), 1 + 0.5 * np.arange(8), 0.25 * np.arange(6)
+    grid_x, grid_y = np.meshgrid(x, y, indexing="ij")
+    arrays = {"x": grid_x, "y": grid_y, "curved": grid_x + 0.1 * grid_y, "x3": grid_x[None, :, :, None]}
+    np.savez(tmp_path / "mine.npz", u=fields, **arrays)
+    axes = DESCRIPTION.replace("x]", "x, y]")
+    for name, lines in (("a", "x: x"), ("b", "x: x3"), ("c", "x: curved")):
+        (tmp_path / f"{name}.yaml").write_text(f"file: mine.npz\n{axes}time: [0, 1]\n{lines}\ny: y\n")
+    for name in "ab":
+        grid = open_file(tmp_path / f"{name}.yaml", "transient").grid
+        assert (grid.origin, grid.spacing) == ((1.0, 0.0), (0.5, 0.25))
+    with pytest.raises(DataError, match=r"`curved`.*several axes"):
+        open_file(tmp_path / "c.yaml", "transient")
+
+
+def test_coordinates_whose_rounding_hides_their_step_are_refused(tmp_path: Path) -> None:
+    exact = 0.05 * np.arange(21)
+    arrays = {"near": (100 + exact).astype("f4"), "far": (1e6 + exact).astype("f4"), "double": 1e6 + exact}
+    np.savez(tmp_path / "mine.npz", u=random(N, 21, 8), **arrays)
+    for name in ("near", "double"):
+        source = open_file(described(tmp_path, "mine.npz", f"time: {name}\nx: [0, 1]\n"), "transient")
+        assert source.grid.dt == pytest.approx(0.05, rel=1e-3)
+    with pytest.raises(DataError, match=r"`far`.*float64"):
+        open_file(described(tmp_path, "mine.npz", "time: far\nx: [0, 1]\n"), "transient")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("nu0.01-0.1", None), ("nu0.01.2", None), ("nu0.01-train", 0.01), ("nu=1e-2", 0.01), ("nu_1E-02_v2", 0.01)],
+)
+def test_a_number_in_a_file_name_is_not_the_start_of_a_range(tmp_path: Path, name: str, value: float | None) -> None:
+    assert number_in_file_name(tmp_path / f"{name}.hdf5", "nu") == value
+
+
+def test_a_root_attribute_with_one_number_for_each_trajectory_is_a_coefficient(write) -> None:
+    path = write(waves(trajectories=6)[0])
+    with h5py.File(path, "a") as file:
+        file.attrs["mu"], file.attrs["extent"] = np.arange(6.0), np.arange(4.0)
+    source = open_file(path, "transient")
+    assert source.coefficient("mu").tolist() == list(range(6)) and "extent" not in source.coefficient_names()
+
+
+def test_attributes_of_netcdf_may_be_text(write) -> None:
+    path = write(waves(trajectories=3)[0])
+    before = everything(path)
+    with h5py.File(path, "a") as file:
+        file["tensor"].attrs.update(scale_factor="0.5", add_offset=b"2")
+    np.testing.assert_allclose(everything(path), 0.5 * before + 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [("c8", "real and the imaginary"), (np.dtype([("real", "f4"), ("imag", "f4")]), "imaginary"), ("i4", "as float32")],
+)
+def test_values_that_are_no_real_numbers_are_refused_without_losing_a_part(tmp_path: Path, dtype, remedy: str) -> None:
+    with h5py.File(tmp_path / "mine.hdf5", "w") as file:
+        file["u"] = np.zeros((N, T, 8), dtype)
+    with pytest.raises(DataError, match=remedy):
+        open_file(described(tmp_path, "mine.hdf5", "time: [0, 1]\nx: [0, 1]\n"), "transient")
+
+
+def test_objects_in_an_archive_are_refused_only_if_they_are_used(tmp_path: Path) -> None:
+    fields = random(N, T, 8)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "mine.npz", settings=np.array({"a": 1}, object), u=fields)
+        path = described(tmp_path, "mine.npz", "time: [0, 1]\nx: [0, 1]\n")
+        assert np.array_equal(everything(path)[..., 0], fields)
+        with pytest.raises(DataError, match="`settings` contains Python objects"):
+            open_file(described(tmp_path, "mine.npz", "time: settings\nx: [0, 1]\n"), "transient")
+
+
+def test_vectors_and_masks_that_do_not_change_in_time_are_no_channels(tmp_path: Path) -> None:
+    path = tmp_path / "flow.hdf5"
+    fields = write_cfd(path, 2)
+    space = fields["Vx"].shape[2:]
+    with h5py.File(path, "a") as file:
+        file["mask"], file["force"] = np.ones((N, *space), "f4"), np.ones((N, *space, 2), "f4")
+    source = open_file(path, "transient")
+    assert set(source.channel_names) == set(fields)
+    assert "`force`" in source.notes[0] and "`mask`" in source.notes[0]
+
+
+def test_a_file_without_trajectories_and_one_dataset_for_each_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "none.hdf5", "w") as file:
+        file["tensor"] = np.zeros((0, T, 8), "f4")
+        file["x-coordinate"], file["t-coordinate"] = np.arange(8.0), np.arange(float(T))
+    with pytest.raises(DataError, match="no trajectories"):
+        open_file(tmp_path / "none.hdf5", "transient")
+    with h5py.File(tmp_path / "each.hdf5", "w") as file:
+        for index in range(3):
+            file[f"runs/run_{index}"] = np.ones((T, 8))
+    with pytest.raises(DataError, match=r"np\.stack"):
+        open_file(tmp_path / "each.hdf5", "transient")
+
+
+def test_arrays_in_another_order_are_recognised_by_the_lengths_of_the_coordinates(write) -> None:
+    fields = random(7, T, 8)
+    for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0)):
+        transposed = fields.transpose(order)
+        coordinates = {"t__coordinate": np.arange(float(T)), "x__coordinate": np.arange(8.0)}
+        with pytest.raises(DataError, match=r"transpose `tensor` to \(N, T, X\)"):
+            open_file(write(transposed, f"{order}.hdf5", **coordinates), "transient")
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+def test_fields_too_small_for_float32_are_refused(write, configure, unit: float) -> None:
+    fields = waves(trajectories=6)[0].astype(np.float64)
+    assert open_dataset(configure(path=str(write(unit * fields)))).task.statistics.std[0] > 0
+    with h5py.File(write(fields), "a") as file:
+        del file["tensor"]
+        file["tensor"] = 1e-42 * fields
+        path = file.filename
+    with pytest.raises(DataError, match="few digits"):
+        open_dataset(configure(path=path))

@@ -139,7 +139,7 @@ DEFECTS = {
     "not finite": (dict(tensor=BAD), "2 frames.*frame 3.*trajectory 4"),
     "parameter length": (dict(parameters_nu=np.ones(3)), r"`parameters/nu`.*\(3,\).*\(12,\)"),
     "few trajectories": (dict(tensor=FIELDS[:2]), "2 trajectories.*3"),
-    "few frames": (dict(tensor=FIELDS[:, :1], t__coordinate=DT * np.arange(2.0)), "1 entries.*2"),
+    "few frames": (dict(tensor=FIELDS[:, :1], t__coordinate=DT * np.arange(2.0)), "frames is 1.*2"),
 }
 
 

@@ -32,6 +32,7 @@ class ContentReport:
             this frame gradually is at rest instead.
         is_at_rest: Whether the trajectory comes to rest: its last change is below `REST` of its largest one.
         is_flat: Whether the standard deviation of each channel is below `FLAT` of its rms.
+        is_still: Whether each channel never changes in time although another one does.
         nan_mask: Message about points that are NaN or Inf in all frames; None if there are none.
     """
 
@@ -41,6 +42,7 @@ class ContentReport:
     repeats_from: Int[np.ndarray, " n"]
     is_at_rest: Bool[np.ndarray, " n"]
     is_flat: Bool[np.ndarray, "n c"]
+    is_still: Bool[np.ndarray, "n c"]
     nan_mask: str | None
 
     @property
@@ -51,7 +53,7 @@ class ContentReport:
     @property
     def suits_hints(self) -> Bool[np.ndarray, " n"]:
         """Whether each trajectory is in none of the groups, so that a hint may be derived from it."""
-        return self.has_content & ~self.is_at_rest & ~self.is_flat.any(axis=1)
+        return self.has_content & ~self.is_at_rest & ~(self.is_flat | self.is_still).any(axis=1)
 
     def lines(self, channels: Sequence[str]) -> Iterator[str]:
         """Yield a line for each group that is not empty, with the numbers of its trajectories.
@@ -62,7 +64,10 @@ class ContentReport:
         if self.nan_mask is not None:
             yield self.nan_mask
         elif not self.is_finite.all():
-            yield f"NaN or Inf in {self._list(~self.is_finite)}; remove or recompute them"
+            yield (
+                f"NaN or Inf in {self._list(~self.is_finite)}; remove or recompute them, or change the unit of values "
+                "beyond 3.4e38, which float32 cannot store"
+            )
         if self.is_unwritten.any():
             yield f"only zeros, probably never written, in {self._list(self.is_unwritten)}; remove them"
         repeats = self.repeats_from >= 0
@@ -78,6 +83,11 @@ class ContentReport:
                 f"{self._list(self.is_at_rest)}; store fewer frames if the rest is of no interest"
             )
         for channel, name in enumerate(channels):
+            if self.is_still[:, channel].any():
+                yield (
+                    f"{name} does not change in time in {self._list(self.is_still[:, channel])}; if it is a given "
+                    f"field, remove {name} from `channels`: the model does not receive constant fields on a grid"
+                )
             if self.is_flat[:, channel].any():
                 yield (
                     f"the standard deviation of {name} is below {FLAT:g} of its rms in "
@@ -126,6 +136,7 @@ def _group_report(record: ScanRecord, ids: Int[np.ndarray, " n"]) -> ContentRepo
     unwritten = finite & (squares == 0).all(axis=(1, 2))
     candidates = finite & ~unwritten
     repeats_from, at_rest = np.full(count, -1), np.zeros(count, bool)
+    still = np.zeros(squares.shape[::2], bool)
     if changes.shape[1]:
         changed = np.any(changes > 0, axis=2)
         # Number of equal frames after the first of them.
@@ -137,6 +148,7 @@ def _group_report(record: ScanRecord, ids: Int[np.ndarray, " n"]) -> ContentRepo
         repeats = candidates & (tail > 0) & ((last_change >= REST) | (tail == changes.shape[1]))
         repeats_from = np.where(repeats, changes.shape[1] - tail, -1)
         at_rest = candidates & ~repeats & (last_change < REST)
+        still = (candidates & ~repeats)[:, None] & (largest == 0)
     total = record.points[:, None] * frames
     mean_square = squares.sum(axis=1) / total
     mean = np.where(finite[:, None], record.sums.sum(axis=1), 0.0) / total
@@ -148,5 +160,6 @@ def _group_report(record: ScanRecord, ids: Int[np.ndarray, " n"]) -> ContentRepo
         repeats_from=repeats_from,
         is_at_rest=at_rest,
         is_flat=candidates[:, None] & (mean_square > 0) & (variance < FLAT**2 * mean_square),
+        is_still=still,
         nan_mask=fixed_nan_mask(record),
     )

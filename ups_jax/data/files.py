@@ -148,7 +148,7 @@ def generated_file(root: str | Path, task: str, preset: str) -> Path:
 
 def _files_directly_in(folder: Path) -> list[Path]:
     """Return the data files and folders of shards in a folder, sorted by name."""
-    return [file for file in sorted(folder.glob("*")) if file.suffix in _SUFFIXES or is_shard_folder(file)]
+    return [file for file in sorted(folder.glob("*")) if file.suffix.lower() in _SUFFIXES or is_shard_folder(file)]
 
 
 def _expand_paths(paths: Sequence[str]) -> tuple[Path, ...]:

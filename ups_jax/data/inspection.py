@@ -90,10 +90,14 @@ class Inspection:
 
     @property
     def is_usable(self) -> bool:
-        """Whether all values are finite, all trajectories are complete, and no channel is constant in all of them."""
-        return bool(self.content.has_content.all()) and not any(
-            channel.nonfinite_frames or channel.constant_trajectories == self.trajectories_read
-            for channel in (*self.channels, *self.inputs)
+        """Whether all values are finite, all trajectories are complete, and each channel changes in some of them."""
+        return (
+            bool(self.content.has_content.all())
+            and not self.content.is_still.all(axis=0).any()
+            and not any(
+                channel.nonfinite_frames or channel.constant_trajectories == self.trajectories_read
+                for channel in (*self.channels, *self.inputs)
+            )
         )
 
 

@@ -13,6 +13,8 @@ from ups_jax.data.scan import ScanRecord
 
 # A float32 channel whose standard deviation is below this fraction of its rms varies by rounding only.
 _CONSTANT = 1e-6
+# Smallest rms of a channel. Below 1.2e-38 float32 loses digits, and a field has values that are smaller than its rms.
+_SMALLEST = 1e-35
 
 
 class Moments:
@@ -78,8 +80,10 @@ class Moments:
     def statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
         """Return the statistics that normalise fields and their changes in one model step.
 
-        Raise `DataError` if one of the `channels` is constant. `normalize` is the value of `data.normalize`.
+        Raise `DataError` if one of the `channels` is constant, or too small for float32. `normalize` is the value of
+        `data.normalize`.
         """
+        self._check_range(channels)
         deviations, delta = self.std, np.sqrt(self._delta_squares / self._pairs)
         for name, rms, std, change in zip(channels, self.rms, deviations, delta, strict=True):
             if change <= _CONSTANT * rms or (normalize == "zscore" and std <= _CONSTANT * rms):
@@ -94,8 +98,9 @@ class Moments:
     def steady_statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
         """Return the statistics of steady solutions, in which `delta_std` is the standard deviation of the field.
 
-        Raise `DataError` if one of the `channels` is constant.
+        Raise `DataError` if one of the `channels` is constant, or too small for float32.
         """
+        self._check_range(channels)
         deviations = self.std
         for name, rms, std in zip(channels, self.rms, deviations, strict=True):
             if std <= _CONSTANT * rms:
@@ -104,6 +109,15 @@ class Moments:
                     "`channels`"
                 )
         return self._build_statistics(normalize, deviations)
+
+    def _check_range(self, channels: tuple[str, ...]) -> None:
+        """Raise `DataError` if the values of one of the `channels` lose digits in float32 because they are tiny."""
+        for name, rms in zip(channels, self.rms, strict=True):
+            if 0 < rms < _SMALLEST:
+                raise DataError(
+                    f"{self._source_name}: the rms of channel {name} is {rms:.3g}, where float32 has few digits; give "
+                    f"the field in a unit in which it is above {_SMALLEST:.1g}"
+                )
 
     def _build_statistics(
         self, normalize: Literal["zscore", "rms", "none"], delta_std: Float64[np.ndarray, " c"]

@@ -33,6 +33,8 @@ _RADIUS = {1: 4, 2: 2, 3: 1}
 _RIDGE = 1e-6
 # A law with a larger relative error than this is too poor to detect a broken symmetry.
 _INFORMATIVE = 0.6
+# How to remove a symmetry, which a configuration may inherit.
+_REMOVE = "remove it from `symmetries`, or set `symmetries: []` in the task if an included configuration declares it"
 # The data break a symmetry if the error after it exceeds _WORSE_RATIO times the error before, plus _WORSE_SUM.
 _WORSE_RATIO, _WORSE_SUM = 1.5, 0.05
 
@@ -99,7 +101,7 @@ def check_symmetries(
             raise DataError(
                 f"{source.name}: the data break the symmetry `data.tasks.{task_cfg.name}.symmetries.{number}` (the "
                 f"relative error of a fitted local law is {error_before:.2g} before and {error_after:.2g} after the "
-                "symmetry is applied); remove the symmetry"
+                f"symmetry is applied); {_REMOVE}"
             )
 
 
@@ -267,15 +269,15 @@ def _check_steady_symmetries(
         if input_change <= input_limit:
             raise DataError(
                 f"{source.name}: the solutions break the symmetry `{key}` (it changes their mean values, squares and "
-                f"products with the input fields by {change:.3g} sampling errors squared, limit {limit:.2g}); remove "
-                "the symmetry, or store the fields at points that it maps onto each other"
+                f"products with the input fields by {change:.3g} sampling errors squared, limit {limit:.2g}); "
+                f"{_REMOVE}, or store the fields at points that it maps onto each other"
             )
         plain, symmetrised = _errors_of_linear_laws(original, image)
         if symmetrised > _WORSE_RATIO * plain + _WORSE_SUM:
             raise DataError(
                 f"{source.name}: the solutions break the symmetry `{key}` (the relative error of a linear law is "
-                f"{plain:.2g} without and {symmetrised:.2g} with mapped solutions in its training set); remove the "
-                "symmetry, or store the fields at points that it maps onto each other"
+                f"{plain:.2g} without and {symmetrised:.2g} with mapped solutions in its training set); "
+                f"{_REMOVE}, or store the fields at points that it maps onto each other"
             )
         yield (
             f"{task_cfg.name}: the symmetry `{key}` also changes the statistics of the input fields, so that only a "

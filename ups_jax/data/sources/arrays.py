@@ -16,6 +16,10 @@ from ups_jax.core.errors import DataError, first_line
 from ups_jax.data.sources.hdf5 import HDF5File
 from ups_jax.data.sources.hdf5_values import Group, Values
 
+_OBJECTS = (
+    "contains Python objects, such as a list of arrays of different lengths; store numbers in one array, with "
+    "trajectories that are cut to the same length"
+)
 _HINT = "give an .npz, .npy or HDF5 file"
 # Exceptions of NumPy, zipfile and zlib for a damaged file, or for one that claims more than the memory.
 NUMPY_ERRORS = (
@@ -39,8 +43,8 @@ class ArrayFile(Protocol):
         """Return the shape of the array `name`."""
         ...
 
-    def dtype_kind(self, name: str) -> str:
-        """Return NumPy's letter for the kind of the array's data type, such as `f` for floating point."""
+    def dtype(self, name: str) -> np.dtype:
+        """Return the data type of the values that `read` returns for the array `name`."""
         ...
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
@@ -50,7 +54,7 @@ class ArrayFile(Protocol):
 
 def open_arrays(path: Path) -> ArrayFile:
     """Open a file of arrays, as HDF5 unless its suffix is .npz or .npy. Raises `DataError` if that fails."""
-    return NumpyFile(path) if path.suffix in (".npz", ".npy") else HDF5Arrays(path)
+    return NumpyFile(path) if path.suffix.lower() in (".npz", ".npy") else HDF5Arrays(path)
 
 
 class HDF5Arrays(HDF5File):
@@ -66,10 +70,10 @@ class HDF5Arrays(HDF5File):
         with self.open() as file:
             return self._get_dataset(file, name).shape
 
-    def dtype_kind(self, name: str) -> str:
-        """Return NumPy's letter for the kind of the dataset's data type, such as `f`."""
+    def dtype(self, name: str) -> np.dtype:
+        """Return the data type of the values of the dataset `name`."""
         with self.open() as file:
-            return str(self._get_dataset(file, name).dtype.kind)
+            return self._get_dataset(file, name).dtype
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
         """Read the part `dataset[key]` of the dataset `name`."""
@@ -80,6 +84,8 @@ class HDF5Arrays(HDF5File):
         item = file.get(name)
         if not isinstance(item, Values):
             raise DataError(f"{self.path}: has no dataset `{name}`, only {', '.join(list(file)[:6])}; correct the name")
+        if item.is_null:
+            raise DataError(f"{self.path}: the dataset `{name}` has no values; give [start, step] if it is an axis")
         return item
 
 
@@ -103,9 +109,9 @@ class NumpyFile:
         """Return the shape of the array `name`."""
         return self._get_array(name).shape
 
-    def dtype_kind(self, name: str) -> str:
-        """Return NumPy's letter for the kind of the array's data type, such as `f` for floating point."""
-        return self._get_array(name).dtype.kind
+    def dtype(self, name: str) -> np.dtype:
+        """Return the data type of the array `name`."""
+        return self._get_array(name).dtype
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
         """Read the part `array[key]` of the array `name`."""
@@ -113,16 +119,18 @@ class NumpyFile:
 
     def _get_array(self, name: str) -> np.ndarray:
         arrays = self._load_arrays()
-        if self.path.suffix == ".npy":
+        if self.path.suffix.lower() == ".npy":
             return arrays[""]
         if name not in arrays:
             raise DataError(f"{self.path}: has no array `{name}`, only {', '.join(list(arrays)[:6])}; correct the name")
+        if arrays[name].dtype.hasobject:
+            raise DataError(f"{self.path}: `{name}` {_OBJECTS}")
         return arrays[name]
 
     def _load_arrays(self) -> dict[str, np.ndarray]:
         if self._arrays is None:
             try:
-                if self.path.suffix == ".npy":
+                if self.path.suffix.lower() == ".npy":
                     self._arrays = {"": np.load(self.path, mmap_mode="r", allow_pickle=False)}
                 else:
                     self._arrays = _open_npz(self.path)
@@ -130,10 +138,7 @@ class NumpyFile:
                 raise DataError(f"{self.path}: does not exist; {_HINT}") from None
             except NUMPY_ERRORS as error:
                 if "object" in str(error).lower():
-                    raise DataError(
-                        f"{self.path}: contains an array of Python objects, such as a list of arrays of different "
-                        "lengths; store numbers in one array, with trajectories that are cut to the same length"
-                    ) from None
+                    raise DataError(f"{self.path}: {_OBJECTS}") from None
                 raise DataError(
                     f"{self.path}: cannot be read ({first_line(error)}); write it again with np.savez"
                 ) from None
@@ -147,9 +152,6 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             with archive.open(info) as member:
-                if info.compress_type != zipfile.ZIP_STORED:
-                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
-                    continue
                 version = np.lib.format.read_magic(member)
                 read_header = {
                     (1, 0): np.lib.format.read_array_header_1_0,
@@ -157,7 +159,13 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
                 }[version]
                 shape, fortran_order, dtype = read_header(member)
                 if dtype.hasobject:
-                    raise ValueError(f"array `{name}` contains Python objects")
+                    # Refused when it is used: other arrays of the file may be numbers.
+                    arrays[name] = np.empty(0, dtype)
+                    continue
+                if info.compress_type != zipfile.ZIP_STORED:
+                    with archive.open(info) as start:
+                        arrays[name] = np.lib.format.read_array(start, allow_pickle=False)
+                    continue
                 header_size = member.tell()
             offset = _member_content_offset(path, info) + header_size
             if offset + dtype.itemsize * math.prod(shape) > path.stat().st_size:

@@ -13,6 +13,8 @@ from jaxtyping import Float, Float32, Float64, Int
 from ups_jax.core.errors import DataError
 
 AXES = ("x", "y", "z")
+# Coordinates are refused if their rounding may change the mean step by more than this fraction.
+_MOST_ROUNDING = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +241,8 @@ def start_and_step(values: Float[np.ndarray, " n"], label: str, hint: str) -> tu
     Raises `DataError` unless these are at least two finite, ascending and evenly spaced values. The message begins with
     `label`, the file and dataset, and ends with `hint`, which says how to fix the file.
     """
+    if len(values) < 2:
+        raise DataError(f"{label}: the number of frames is {len(values)}; give trajectories of at least 2 frames")
     start, step = origin_and_spacing(values, label, hint)
     if step < 0:
         raise DataError(f"{label}: descends (step {step:.6g}); write the frames in the order of their times")
@@ -251,14 +255,21 @@ def origin_and_spacing(values: Float[np.ndarray, " n"], label: str, hint: str) -
     Raises `DataError` as `start_and_step` does, except for descending values.
     """
     if len(values) < 2:
-        raise DataError(f"{label}: has {len(values)} entries; give at least 2")
+        raise DataError(f"{label}: the number of points is {len(values)}; leave out the axis, or give at least 2")
     if not np.isfinite(values).all():
         raise DataError(f"{label}: contains NaN or Inf; {hint}")
     exact = values.astype(np.float64)
-    step = (exact[-1] - exact[0]) / (len(exact) - 1)
+    extent = exact[-1] - exact[0]
+    step = extent / (len(exact) - 1)
     deviation = np.abs(np.diff(exact) - step)
     # Coordinates far from 0 in float32 are uneven because of their own rounding.
-    rounding = 4 * np.finfo(values.dtype).eps * np.abs(exact).max()
+    precision = np.finfo(values.dtype).eps * np.abs(exact).max()
+    if 0 < _MOST_ROUNDING * abs(extent) < precision:
+        raise DataError(
+            f"{label}: is rounded to {values.dtype}, which near {exact[0]:.6g} is too coarse for steps of about "
+            f"{abs(step):.3g}; store it as float64, or subtract its first value before rounding"
+        )
+    rounding = 4 * precision
     if step == 0 or deviation.max() > 1e-3 * abs(step) + rounding:
         index = int(deviation.argmax())
         raise DataError(
@@ -292,10 +303,11 @@ def coordinate_line(values: np.ndarray, label: str) -> Float[np.ndarray, " n"]:
     """Return coordinates or times, stored as any numbers or dates, as one line of floating-point numbers.
 
     Dates become seconds from the first one. Axes of length 1 are left out, since MATLAB stores a line as a row or a
-    column. Of an array (N, n) with a line for each trajectory, the line is returned that all trajectories share.
+    column. Of an array with several axes, such as (N, n) with a line for each trajectory, or the coordinates of a mesh
+    grid, the line along the only axis is returned along which the values differ.
 
     Raises:
-        DataError: The values are no numbers, or the lines of the trajectories differ. The message begins with `label`.
+        DataError: The values are no numbers, or differ along several axes. The message begins with `label`.
     """
     if values.dtype.kind == "M":
         values = values.astype("datetime64[us]")
@@ -306,13 +318,18 @@ def coordinate_line(values: np.ndarray, label: str) -> Float[np.ndarray, " n"]:
         values = values.astype(np.float64)
     elif values.dtype.kind != "f":
         raise DataError(f"{label} contains {values.dtype}; store the coordinates as numbers")
-    if values.ndim == 2 and 1 in values.shape:
-        return values.reshape(-1)
-    if values.ndim == 2 and len(values):
-        if not same_coordinates(values, values[0]):
-            raise DataError(f"{label} differs between trajectories; give trajectories with the same grid and times")
-        return values[0]
-    return values
+    if values.ndim < 2 or not values.size:
+        return values
+    values = values.reshape([points for points in values.shape if points != 1] or [1])
+    for axis in reversed(range(values.ndim)):
+        lines = np.moveaxis(values, axis, -1)
+        line: Float[np.ndarray, " n"] = lines[(0,) * (values.ndim - 1)]
+        if values.ndim == 1 or (line[0] != line[-1] and same_coordinates(lines, line)):
+            return line
+    raise DataError(
+        f"{label} differs between trajectories, or along several axes (shape {values.shape}); give the same times "
+        "and the same uniform grid for all trajectories"
+    )
 
 
 def per_trajectory(values: np.ndarray, trajectories: int) -> Float64[np.ndarray, " n"] | None:
@@ -324,6 +341,24 @@ def per_trajectory(values: np.ndarray, trajectories: int) -> Float64[np.ndarray,
     if longer_axes not in ((), (trajectories,)):
         return None
     return np.broadcast_to(values.reshape(longer_axes).astype(np.float64), (trajectories,))
+
+
+def check_float(label: str, dtype: np.dtype, hint: str = "") -> None:
+    """Raise `DataError` if an array does not contain real floating-point numbers.
+
+    Args:
+        label: File and name of the array, with which the message begins.
+        dtype: Data type of the array.
+        hint: How to fix the file, if the array contains no numbers.
+    """
+    if dtype.kind != "f":
+        remedy = hint or "store numbers as float32"
+        if dtype.kind in "iub":
+            remedy = "store it as float32"
+        # MATLAB stores complex numbers as a structure of these two.
+        elif dtype.kind == "c" or set(dtype.names or ()) == {"real", "imag"}:
+            remedy = "store the real and the imaginary part as two channels"
+        raise DataError(f"{label} contains {dtype}, not floating-point numbers; {remedy}")
 
 
 def match_name(label: str, name: str, available: Iterable[str]) -> str | None:

@@ -24,6 +24,7 @@ from ups_jax.data.sources.arrays import ArrayFile, open_arrays
 from ups_jax.data.sources.base import (
     AXES,
     Grid,
+    check_float,
     coordinate_line,
     iterate_windows,
     match_name,
@@ -154,7 +155,10 @@ def _parse_axes(file_name: str, value: Any) -> tuple[str, ...]:
             "list the axes of the arrays in their order: trajectory, time, x (and y, z), and channel if there is one"
         )
         if "time" not in axes and "trajectory" in axes:
-            remedy += "; steady data cannot be described: store them in PDEBench's Darcy layout"
+            remedy += (
+                "; steady data cannot be described: store them in PDEBench's Darcy layout, an HDF5 file with the "
+                "datasets `nu` (N, X, Y), `tensor` (N, 1, X, Y), `x-coordinate` and `y-coordinate`"
+            )
         elif "trajectory" not in axes and axes:
             remedy += "; join trajectories with np.stack to one array, also if there is only one"
         raise DataError(f"{label}; {remedy}")
@@ -196,8 +200,7 @@ def _read_axis_sizes(
                 f"{file_name}: `{name}` has shape {file.shape(name)}, but `{first}` has {shape}; "
                 "give arrays of one shape"
             )
-        if file.dtype_kind(name) != "f":
-            raise DataError(f"{file_name}: `{name}` does not contain floating-point numbers; store it as float32")
+        check_float(f"{file_name}: `{name}`", file.dtype(name))
     if len(shape) != len(axes):
         raise DataError(
             f"{file_name}: `{first}` has shape {shape}, but key `axes` lists {', '.join(axes)}; list one name for "
@@ -270,7 +273,7 @@ def _parse_coefficients(
             values = np.asarray(float(value))
         except (TypeError, ValueError, OverflowError):
             values = np.asarray(file.read(str(value), ()))
-            if values.dtype.kind not in "fiu":
+            if values.dtype.kind not in "fiub":
                 raise DataError(
                     f"{file_name}: the array `{value}` of coefficient `{key}` must contain numbers"
                 ) from None

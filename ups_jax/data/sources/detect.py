@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ class Layout:
     def open(self, path: str | Path, channels: ChannelNames) -> Source:
         """Return the source of a file, with all channels if `channels` is None, and with ascending space axes."""
         source = self.reader(path, channels)
+        if not source.trajectories:
+            raise DataError(f"{path}: contains no trajectories; write the file again")
         return AscendingSource(source) if min(source.grid.spacing) < 0 else source
 
 
@@ -63,6 +66,17 @@ def _make_dataset_check(*names: str) -> Callable[[Group], bool]:
 def _has_seed_groups(file: Group) -> bool:
     groups = [item for item in file.values() if isinstance(item, Group)]
     return any("data" in group and "grid" in group for group in groups)
+
+
+def _has_dataset_for_each_trajectory(file: Group) -> bool:
+    """Return whether the root or one of its groups has at least three datasets whose names differ only in a number."""
+    for group in (file, *(item for item in file.values() if isinstance(item, Group))):
+        names = [
+            re.sub("[0-9]+", "", name) for name, item in group.items() if isinstance(item, Values) and item.ndim > 1
+        ]
+        if len(names) >= 3 and len(set(names)) == 1:
+            return True
+    return False
 
 
 def _has_well_groups(file: Group) -> bool:
@@ -111,7 +125,7 @@ def detect_layout(path: str | Path) -> Layout:
     """Return the layout of a file or folder. Raises `DataError` if it cannot be read or its layout is unknown."""
     if is_shard_folder(path):
         return SHARDS[read_manifest(path).kind]
-    if Path(path).suffix in _DESCRIPTION_SUFFIXES:
+    if Path(path).suffix.lower() in _DESCRIPTION_SUFFIXES:
         return DESCRIBED
     if is_zarr(Path(path)):
         return ZARR
@@ -121,8 +135,13 @@ def detect_layout(path: str | Path) -> Layout:
         for layout in LAYOUTS:
             if layout.matches(file):
                 return layout
-        content = file.describe_datasets()
-    raise DataError(f"{path}: has no supported layout (it contains {content}); {_HINT}")
+        content, hint = file.describe_datasets(), _HINT
+        if _has_dataset_for_each_trajectory(file):
+            hint = (
+                "join the arrays of all trajectories to one array (N, T, ..) with np.stack, and describe it in a YAML "
+                "file"
+            )
+    raise DataError(f"{path}: has no supported layout (it contains {content}); {hint}")
 
 
 def open_file(path: str | Path, kind: Kind, channels: ChannelNames = None) -> Source:

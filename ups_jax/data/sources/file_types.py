@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import string
 import zipfile
 from pathlib import Path
 
 _TO_NPZ = "and save them with `np.savez`; then describe the arrays in a YAML file"
 _DESCRIBE = "describe its arrays in a YAML file, and give that"
+_TEXT = frozenset(string.printable.encode())
 # First bytes of a file, what such a file is, and the remedy.
 _SIGNATURES = (
     (
@@ -61,6 +63,8 @@ def file_type_and_remedy(path: Path) -> str:
                     f"is an .npz file of the arrays {', '.join(n.removesuffix('.npy') for n in names[:6])}; {_DESCRIBE}"
                 )
             return "is a zip archive; unpack it"
+        if path.stat().st_size == 0:
+            return "is empty; copy, download or generate it again"
         with path.open("rb") as file:
             start = file.read(64).lstrip()
     except (OSError, zipfile.BadZipFile):
@@ -68,4 +72,6 @@ def file_type_and_remedy(path: Path) -> str:
     for signature, description, remedy in _SIGNATURES:
         if start.startswith(signature):
             return f"{description}; {remedy}"
+    if start and all(byte in _TEXT for byte in start):
+        return f"is a text file, not an HDF5 file; load the numbers with `numpy.loadtxt` {_TO_NPZ}"
     return ""

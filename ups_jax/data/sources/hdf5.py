@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +36,8 @@ _COPY_HINT = "which is not opened; copy the values into this file"
 # A number in a file name: the decimal point may be a `p`. Atomic, so that no part of `nu0.01x` or `nu01` is a number.
 _NUMBER = (
     r"((?>(?:0|[1-9][0-9]*)(?:[.p][0-9]+|[.](?=[eE][-+]?[0-9]))?(?:[eE][-+]?[0-9]+)?))"
-    # Not part of a longer number or of a word such as `2d`.
-    r"(?![0-9A-Za-z,])"
+    # Not part of a longer number, of a word such as `2d`, or of a range such as `0.01-0.1`.
+    r"(?![0-9A-Za-z,]|[-.][0-9])"
 )
 _SUFFIXES = (".hdf5", ".h5", ".hdf", ".nc", ".mat", ".npz", ".npy", ".yaml", ".yml", ".zarr", ".pvd")
 # Names of numbers that count or place trajectories, times and points, or describe how a file was produced.
@@ -157,9 +158,9 @@ class HDF5Source(HDF5File):
     def _read_coefficients(self, file: Group, fields: Iterable[str]) -> None:
         """Read all numbers that may be coefficients, and note constant fields that are left out.
 
-        These are numeric root attributes, root datasets with one number or one for each trajectory, and the datasets in
-        the group `parameters`, in this order; if a name occurs again, its last value counts. `trajectories` and `grid`
-        must be set.
+        These are root attributes and root datasets with one number or one for each trajectory, and the datasets in the
+        group `parameters`, in this order; if a name occurs again, its last value counts. `trajectories` and `grid` must
+        be set.
 
         Args:
             fields: Names of the root datasets of fields, which are no coefficients.
@@ -168,14 +169,17 @@ class HDF5Source(HDF5File):
             DataError: A dataset in `parameters` does not have one number, or one for each trajectory.
         """
         for key, value in file.attrs.items():
-            if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiu":
-                self._coefficients[key] = float(np.asarray(value).item())
+            numbers = np.asarray(value)
+            if numbers.dtype.kind in "fiu" and numbers.size in (1, self.trajectories):
+                self._coefficients[key] = (
+                    float(numbers.item()) if numbers.size == 1 else per_trajectory(numbers.ravel(), self.trajectories)
+                )
         constant_fields = []
         space = self.grid.shape
         for group in (file, file.get("parameters")):
             for key, item in group.items() if isinstance(group, Group) else ():
                 is_field = group is file and (key in fields or key.endswith("-coordinate"))
-                if is_field or not isinstance(item, Values) or item.dtype.kind not in "fiu" or item.is_null:
+                if is_field or not isinstance(item, Values) or item.dtype.kind not in "fiub" or item.is_null:
                     continue
                 # Only arrays of the right shape are read: others may be large.
                 if tuple(points for points in item.shape if points != 1) in ((), (self.trajectories,)):
@@ -187,8 +191,11 @@ class HDF5Source(HDF5File):
                     )
                 else:
                     self._other_shapes[key] = item.shape
-                    if item.shape == (self.trajectories, *space) or (item.shape == space and len(space) > 1):
-                        constant_fields.append(key)
+                    # A vector has an axis of its components at the end.
+                    for shape in (item.shape, item.shape[:-1]):
+                        if shape == (self.trajectories, *space) or (shape == space and len(space) > 1):
+                            constant_fields.append(key)
+                            break
         self._note_constant_fields(constant_fields)
 
     def _note_constant_fields(self, names: Sequence[str]) -> None:
@@ -213,12 +220,6 @@ def get_dataset(file_name: str, file: Group, key: str, hint: str) -> Values:
     if not isinstance(dataset, Values) or dataset.is_null:
         raise DataError(f"{file_name}: has no dataset `{key}`; {hint}")
     return dataset
-
-
-def check_float(file_name: str, label: str, dataset: Values, hint: str) -> None:
-    """Raise `DataError` if a dataset does not contain floating-point numbers."""
-    if dataset.dtype.kind != "f":
-        raise DataError(f"{file_name}: `{label}` contains {dataset.dtype}, not floating-point numbers; {hint}")
 
 
 def number_attribute(attributes: h5py.AttributeManager, key: str) -> float | None:
@@ -273,11 +274,20 @@ def read_grid(file_name: str, file: Group, dataset: str, shape: tuple[int, ...])
         )
     if len(shape) != 2 + len(axes):
         expected = ", ".join(["N", "T", "X", "Y", "Z"][: 2 + len(axes)])
+        change = "remove the others" if len(shape) < 2 + len(axes) else "add the coordinates of its other axes"
         raise DataError(
-            f"{file_name}: `{dataset}` has shape {shape}, but the file has only {' and '.join(axes)}; reshape "
-            f"`{dataset}` to ({expected}), or add the coordinates of its other axes"
+            f"{file_name}: `{dataset}` has shape {shape}, but the file has the coordinates {' and '.join(axes)}; "
+            f"reshape `{dataset}` to ({expected}), or {change}"
         )
     reason = f"`{dataset}` has shape {shape}"
+    lengths = [len(read_coordinate(file_name, file, name, "")) for name in ("t-coordinate", *axes)]
+    orders = [(lengths[0] - more, *lengths[1:]) for more in (0, 1)]
+    if shape[1:] not in orders and any(Counter(order) <= Counter(shape) for order in orders):
+        named = ", ".join(f"{name} {length}" for name, length in zip(("t-coordinate", *axes), lengths, strict=True))
+        raise DataError(
+            f"{file_name}: {reason}, but the lengths of the coordinates are {named}; transpose `{dataset}` to "
+            f"({', '.join(['N', 'T', 'X', 'Y', 'Z'][: len(shape)])})"
+        )
     origin, spacing = read_origin_and_spacing(file_name, file, axes, shape[2:], reason)
     start, dt = read_start_and_step(file_name, file, "t-coordinate", shape[1], reason)
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)

@@ -16,6 +16,8 @@ import numpy as np
 
 from ups_jax.core.errors import DataError
 
+# netCDF stores a dimension without coordinates as a dataset with this attribute `NAME`.
+_BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"
 # The fill value of floating-point numbers that netCDF stores where nothing was written.
 _NETCDF_FILL = np.float32(9.969209968386869e36)
 
@@ -67,7 +69,8 @@ class Group:
         texts: list[str] = []
 
         def visit(path: str, item: Any) -> bool | None:
-            if isinstance(item, h5py.Dataset):
+            # MATLAB keeps the elements of cell arrays in groups whose names begin with `#`.
+            if isinstance(item, h5py.Dataset) and not path.startswith("#"):
                 texts.append(f"{path} {Values(item, {}).shape}")
             # A value other than None ends the visit.
             return True if len(texts) == limit else None
@@ -101,7 +104,7 @@ class Values:
         self._fill_values: list[Any] = []
         self._is_packed, self._scale, self._offset = False, 1.0, 0.0
         self._stored_dtype = dataset.dtype
-        self._is_reversed = False
+        self._is_reversed = self._is_bare_dimension = False
         # Most datasets have no attributes, and a file may have ten thousand datasets.
         if h5py.h5a.get_num_attrs(dataset.id):
             self._read_attributes(notes)
@@ -118,8 +121,8 @@ class Values:
 
     @property
     def is_null(self) -> bool:
-        """Whether the dataset has a type, but no values at all."""
-        return self._dataset.shape is None
+        """Whether the dataset has no values at all, such as a dimension of netCDF without coordinates."""
+        return self._dataset.shape is None or self._is_bare_dimension
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -163,6 +166,7 @@ class Values:
     def _read_attributes(self, notes: dict[str, str]) -> None:
         """Set how values are decoded, from the attributes. Messages for the user are added to `notes`."""
         attributes = self.attrs
+        self._is_bare_dimension = text_attribute(attributes, "NAME").startswith(_BARE_DIMENSION)
         is_number = self.dtype.kind in "fiu"
         matlab_class = text_attribute(attributes, "MATLAB_class")
         self._is_reversed = bool(matlab_class) and len(self._dataset.shape or ()) > 1
@@ -244,7 +248,12 @@ def text_attribute(attributes: h5py.AttributeManager, key: str, default: str = "
 def _numbers(attributes: h5py.AttributeManager, key: str) -> np.ndarray:
     """Return the numbers in the attribute `key`, or an empty array if it does not exist or has no numbers."""
     values = np.atleast_1d(attributes.get(key, ())).ravel()
-    return values if values.dtype.kind in "fiu" else values[:0].astype(np.float64)
+    if values.dtype.kind in "fiu":
+        return values
+    # Some programs write all attributes as text.
+    with suppress(ValueError):
+        return np.array([float(text_attribute(attributes, key))])
+    return np.empty(0)
 
 
 def _missing_filters(dataset: h5py.Dataset) -> list[str]:

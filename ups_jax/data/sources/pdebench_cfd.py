@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import iterate_windows, select_channels
-from ups_jax.data.sources.hdf5 import HDF5Source, check_float, read_grid
+from ups_jax.data.sources.base import AXES, check_float, iterate_windows, select_channels
+from ups_jax.data.sources.hdf5 import HDF5Source, read_grid
 from ups_jax.data.sources.hdf5_values import Group, Values
 
 # PDEBench's order of the channels; other names follow in alphabetical order.
@@ -41,7 +41,7 @@ class CFDSource(HDF5Source):
                         f"{self.name}: `{channel}` has shape {file[channel].shape}, but `{first}` has {shape}; "
                         "list in `channels` only datasets of the same shape"
                     )
-                check_float(self.name, channel, file[channel], _HINT)
+                check_float(f"{self.name}: `{channel}`", file[channel].dtype, _HINT)
             self.grid = read_grid(self.name, file, first, shape)
             self.trajectories, self.frames = shape[:2]
             self._read_coefficients(file, self.channel_names)
@@ -59,8 +59,21 @@ class CFDSource(HDF5Source):
 
 
 def field_names(file: Group) -> tuple[str, ...]:
-    """Return the names of a file's datasets with at least three axes, in the order of `sort_channels`."""
-    return sort_channels(name for name, item in file.items() if isinstance(item, Values) and item.ndim >= 3)
+    """Return the names of the datasets with at least three axes, in the order of `sort_channels`.
+
+    Fields that do not change in time are left out if there are others. Their shape is that of the grid, with or without
+    an axis of the trajectories before it, and of components after it.
+    """
+    datasets = {name: item.shape for name, item in file.items() if isinstance(item, Values) and item.ndim >= 3}
+    lines = [file[f"{axis}-coordinate"] for axis in AXES if f"{axis}-coordinate" in file]
+    space = tuple(max(line.shape, default=0) for line in lines if isinstance(line, Values))
+    rank = len(space)
+    varying = [
+        name
+        for name, shape in datasets.items()
+        if not space or shape[2:] == space or space not in (shape[:rank], shape[1 : 1 + rank])
+    ]
+    return sort_channels(varying or datasets)
 
 
 def sort_channels(names: Iterable[str]) -> tuple[str, ...]:

@@ -9,10 +9,17 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, iterate_windows, match_name, same_coordinates, select_channels
+from ups_jax.data.sources.base import (
+    AXES,
+    Grid,
+    check_float,
+    iterate_windows,
+    match_name,
+    same_coordinates,
+    select_channels,
+)
 from ups_jax.data.sources.hdf5 import (
     HDF5Source,
-    check_float,
     is_coefficient_name,
     read_coordinate,
     read_origin_and_spacing,
@@ -116,7 +123,7 @@ def _get_data(file_name: str, file: Group, key: str) -> Values:
     data = file[key].get("data")
     if not isinstance(data, Values) or data.is_null:
         raise DataError(f"{file_name}: group `{key}` has no dataset `data`; remove the group, or write it again")
-    check_float(file_name, f"{key}/data", data, _HINT)
+    check_float(f"{file_name}: `{key}/data`", data.dtype, _HINT)
     return data
 
 

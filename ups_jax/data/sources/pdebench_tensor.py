@@ -12,8 +12,8 @@ from jaxtyping import Float32, Int
 
 from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Grid, iterate_windows
-from ups_jax.data.sources.hdf5 import HDF5Source, check_float, get_dataset, read_grid, read_origin_and_spacing
+from ups_jax.data.sources.base import Grid, check_float, iterate_windows
+from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, read_grid, read_origin_and_spacing
 from ups_jax.data.sources.hdf5_values import Group
 
 _COORDINATES = ("x-coordinate", "y-coordinate")
@@ -84,7 +84,7 @@ def _read_shape_and_grid(file_name: str, file: Group) -> tuple[tuple[int, ...], 
     hint = f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_TENSOR_HINT}"
     tensor = get_dataset(file_name, file, "tensor", hint)
     shape = tensor.shape
-    check_float(file_name, "tensor", tensor, _TENSOR_HINT)
+    check_float(f"{file_name}: `tensor`", tensor.dtype, _TENSOR_HINT)
     return shape, read_grid(file_name, file, "tensor", shape)
 
 
@@ -93,7 +93,7 @@ def _read_count_and_grid(file_name: str, file: Group) -> tuple[int, Grid]:
     for dataset in ("tensor", "nu", *_COORDINATES):
         get_dataset(file_name, file, dataset, f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")
     for dataset in ("tensor", "nu"):
-        check_float(file_name, dataset, file[dataset], _DARCY_HINT)
+        check_float(f"{file_name}: `{dataset}`", file[dataset].dtype, _DARCY_HINT)
     shape = file["tensor"].shape
     if len(shape) != 4 or shape[1] != 1:
         raise DataError(

@@ -30,7 +30,7 @@ from ups_jax.data.sources.point_trajectories import (
 
 def is_vtk_series(path: Path) -> bool:
     """Return whether a path is a .pvd file or a folder of .pvd files."""
-    return path.suffix == ".pvd" or (path.is_dir() and any(path.glob("*.pvd")))
+    return path.suffix.lower() == ".pvd" or (path.is_dir() and any(path.glob("*.pvd")))
 
 
 def open_vtk_series(path: str | Path, channel_names: tuple[str, ...] | None = None) -> ScatteredMemorySource:

@@ -17,6 +17,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import (
     AXES,
     Grid,
+    check_float,
     iterate_windows,
     origin_and_spacing,
     per_trajectory,
@@ -161,10 +162,7 @@ def _check_field(file_name: str, dataset: Values, source: WellSource, tensor_ord
     expected = (*trajectory_axis, source.frames, *space, *(rank,) * tensor_order)
     if len(is_varying) != rank or dataset.shape != expected:
         raise DataError(f"{file_name}: {label} has shape {dataset.shape}, but its attributes imply {expected}; {_HINT}")
-    if dataset.dtype.kind != "f":
-        raise DataError(
-            f"{file_name}: {label} contains {dataset.dtype}, not floating-point numbers; store it as float32"
-        )
+    check_float(f"{file_name}: {label}", dataset.dtype)
 
 
 def _read_coefficients(file_name: str, file: Group, trajectories: int) -> dict[str, Any]:
