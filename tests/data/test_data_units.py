@@ -112,7 +112,8 @@ def test_checks_say_the_same(make_configuration, expected_outcomes, case, units)
 def test_a_temperature_in_kelvin_is_refused_as_one_in_degrees(make_configuration, case, key, offset):
     fields, task = CASES[case]
     speeds = {"c": SPEEDS} if "coefficients" in task else None
-    assert outcome(make_configuration, offset + fields, (0, 0, 0, 0), speeds, **task) == (DataError, [key])
+    error, names = outcome(make_configuration, offset + fields, (0, 0, 0, 0), speeds, **task)
+    assert error is DataError and names[0] == key
 
 
 @pytest.mark.parametrize("offset", [300.0, 101325.0])

@@ -407,7 +407,9 @@ def read_trajectories(source: Source, ids: Int[np.ndarray, " n"], stride: int = 
     if len(counts) > 1:
         raise ValueError(f"{source.name}: the trajectories have {counts.tolist()} frames")
     frames = np.arange(0, int(counts[0]) if len(counts) else source.frames, stride)
-    return source.read(ids, np.broadcast_to(frames, (len(ids), len(frames))))
+    # Values beyond the range of float32 become Inf, which the checks of the data report.
+    with np.errstate(over="ignore"):
+        return source.read(ids, np.broadcast_to(frames, (len(ids), len(frames))))
 
 
 def select_channels(file_name: str, available: Sequence[str], requested: Sequence[str] | None) -> tuple[str, ...]:
