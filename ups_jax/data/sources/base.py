@@ -394,7 +394,9 @@ def iterate_windows(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) 
 def read_trajectories(source: Source, ids: Int[np.ndarray, " n"], stride: int = 1) -> Float32[np.ndarray, "n t *s c"]:
     """Return every `stride`-th frame of the trajectories `ids`, beginning with the first frame."""
     frames = np.arange(0, source.frames, stride)
-    return source.read(ids, np.broadcast_to(frames, (len(ids), len(frames))))
+    # Values beyond the range of float32 become Inf, which the checks of the data report.
+    with np.errstate(over="ignore"):
+        return source.read(ids, np.broadcast_to(frames, (len(ids), len(frames))))
 
 
 def select_channels(file_name: str, available: Sequence[str], requested: Sequence[str] | None) -> tuple[str, ...]:
