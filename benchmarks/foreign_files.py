@@ -9,6 +9,7 @@ this script is 1 if a command prints something else.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from ups_jax.core.files import write_atomically
+
+    # Most of the time is compilation. Jax reads this when it is imported first, by a command.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
     cases = sorted(CASES, key=lambda item: SECTIONS.index(item.section))
     results = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
+from jaxtyping import Float64
 
 from foreign.case import AT_REST, CONTENT, INSPECT, case, validate
 from foreign.fields import DT, line_waves, plane_waves, write_coordinates, write_description, write_tensor
@@ -106,15 +107,20 @@ def flat() -> None:
     "channel     pressure",
 )
 def the_well() -> None:
+    write_well("acoustic.hdf5", DT * np.arange(8))
+
+
+def write_well(path: str, times: Float64[np.ndarray, "*n t"]) -> None:
+    """Write a file of The Well with times of all trajectories, or for each trajectory."""
     waves, rng = plane_waves(), np.random.default_rng(1)
-    with h5py.File("acoustic.hdf5", "w") as file:
+    with h5py.File(path, "w") as file:
         file.attrs.update(dataset_name="acoustic", grid_type="cartesian", n_spatial_dims=2, n_trajectories=12)
         file.attrs["simulation_parameters"] = []
         file.create_group("dimensions").attrs["spatial_dims"] = ["x", "y"]
-        lines = {"time": DT * np.arange(8), "x": np.arange(16) / 16, "y": np.arange(12) / 16}
+        lines = {"time": times, "x": np.arange(16) / 16, "y": np.arange(12) / 16}
         for name, line in lines.items():
             file[f"dimensions/{name}"] = line.astype("f4")
-            file[f"dimensions/{name}"].attrs.update(sample_varying=False, time_varying=name == "time")
+            file[f"dimensions/{name}"].attrs.update(sample_varying=line.ndim > 1, time_varying=name == "time")
         for axis in "xy":
             side = file.create_group(f"boundary_conditions/{axis}_periodic")
             side.attrs.update(associated_dims=[axis], associated_fields=[], bc_type="PERIODIC", sample_varying=False)

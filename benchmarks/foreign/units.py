@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from foreign.case import INSPECT, METRICS, UNITS, case, validate
-from foreign.content import TINY
+from foreign.content import TINY, write_well
 from foreign.fields import line_waves, write_coordinates, write_tensor
 
 _TOLERANCE = 1e-3
@@ -112,20 +112,12 @@ def offsets() -> None:
             write_coordinates(file, fields.shape)
 
 
-@case(
-    UNITS,
-    "two trajectories of points whose time steps are 1e-10 and 3e-10",
-    'python -c "import numpy as np; from ups_jax.core.errors import DataError; '
-    "from ups_jax.data.sources.point_trajectories import PointTrajectory as P, stack_trajectories\n"
-    "r = np.random.default_rng(0).random\n"
-    "runs = [P(name=str(k), positions=r((30, 2)), fields={'u': r((6, 30))}, times=k * 1e-10 * np.arange(6)) "
-    "for k in (1, 3)]\n"
-    "try:\n    stack_trajectories('both', runs, None)\n"
-    "except DataError as error:\n    print('error:', error)\"",
-    "times",
-)
-def point_times() -> None:
-    return
+@case(UNITS, "The Well: time steps of 1e-10 and of 3e-10", f"{INSPECT} steps.hdf5", "differs between", code=3)
+@case(UNITS, "The Well: time steps of 1e-10", f"{INSPECT} equal.hdf5", "dt 1e-10")
+def small_times() -> None:
+    steps = np.where(np.arange(12) < 6, 1e-10, 3e-10)[:, None]
+    write_well("steps.hdf5", steps * np.arange(8))
+    write_well("equal.hdf5", 1e-10 * np.arange(8) + 0 * steps)
 
 
 @case(

@@ -12,6 +12,11 @@ SLOW_TESTS: dict[str, dict[str, str]] = {
     "benchmarks/test_accuracy.py": {
         "test_a_finished_row_is_kept_and_a_changed_setting_is_run_again": "benchmarks/test_rows.py"
     },
+    "benchmarks/test_foreign_table.py": {
+        "test_every_command_that_does_not_train_prints_what_is_expected_and_its_advice_can_be_followed": (
+            "test_an_inspection_prints_what_is_expected"
+        )
+    },
     "benchmarks/test_scores.py": {
         "test_a_model_with_tokens_is_rolled_out_in_its_latent_space_and_on_finer_data": "inference/test_resolution.py",
         "test_a_steady_peer_takes_the_better_way_to_the_finer_grid": "benchmarks/test_field_solver.py",
