@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ups_jax import losses
 from ups_jax.config import load
-from ups_jax.data import Dataset, as_mixture, batch_at, from_arrays
+from ups_jax.data import Dataset, as_mixture, batch_at, from_arrays, loss_scales
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import normalize
 from ups_jax.runs.api import save
@@ -56,6 +56,18 @@ def test_scales_are_the_mean_denominators_of_the_training_set(normalisation: str
     statistics = task.statistics
     for values, expected in ((scales.mean, exact.mean(0) - statistics.mean), (scales.std, exact.std(0))):
         np.testing.assert_allclose(values, expected / statistics.std, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sample_of_one_frame_a_trajectory_has_frames_of_all_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_scales, "_BYTES", 0)
+    fields = np.random.default_rng(0).normal(size=(30, 10, 64)).astype(np.float32)
+    # A state of rest, as before an impulse.
+    fields[:, 0] = 0
+    cfg = load(CONFIGS / "tiny.yaml", ["data.tasks=[{name: any, periodic: [x]}]"])
+    scales = from_arrays(cfg, fields, 0.1, spacing=(1 / 64,)).task.loss_scales
+    assert scales is not None
+    # Of independent values with the deviation s, a difference has the mean square 2 s^2.
+    np.testing.assert_allclose(scales.gradient, 2 * 64**2 * scales.square, rtol=0.3)
 
 
 def test_scales_do_not_depend_on_units() -> None:

@@ -186,6 +186,16 @@ def test_data_with_nan_leave_no_record(stored: Any, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob("*.npz"))
 
 
+def test_a_state_of_rest_of_several_channels_is_constant() -> None:
+    values, inputs = random_fields(3, 5, 8, 2), np.ones((3, 8, 1), np.float32)
+    values[1] = (1.0, 0.0)
+    values[2, 0] = (1.0, 0.0)
+    record = scan_chunk(values, inputs, 1)
+    assert record.is_constant.tolist() == [False, True, False]
+    inputs[1, 0] = 2
+    assert not scan_chunk(values, inputs, 1).is_constant.any()
+
+
 def test_former_fingerprints_can_still_be_compared(configure: Any) -> None:
     """Versions without trajectory hashes recorded the BLAKE2 hash of all bytes."""
     fields, beta = waves()

@@ -142,8 +142,12 @@ def test_a_target_at_rest_is_divided_by_the_floor_and_any_other_to_the_bit_by_it
 
 def test_the_walls_of_a_grid_follow_from_its_first_coordinate() -> None:
     walls = find_walls((False,), "all")
-    assert point_location(walls, (-1.0,), (0.02,)) == "nodes"
-    assert point_location(walls, (-1 + 1 / 128,), (1 / 64,)) == "cells"
+    assert point_location(walls, (0.0,), (0.02,)) == "nodes"
+    assert point_location(walls, (1 / 128,), (1 / 64,)) == "cells"
+    # Nodes or cells, depending on where the domain begins.
+    assert point_location(walls, (-1.0,), (0.02,)) is None
+    assert point_location(walls, (-1.0,), (2 / 63,)) is None
+    assert point_location(walls, (0.5,), (1 / 63,)) is None
     assert point_location(walls, (1e30 / 128,), (1e30 / 64,)) == "cells"
     assert point_location(walls, (0.3,), (0.07,)) is None
     # A mixture of both kinds cannot be told from a shifted grid; a periodic axis has no walls and does not count.

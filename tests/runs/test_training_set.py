@@ -59,6 +59,10 @@ def test_other_trajectories_are_not_recognised() -> None:
     # The same start with other coefficients goes on in another way.
     changed[:, 1:, 3] += 1e-3
     assert not len(training_set.trained_ids(opened(changed)))
+    # So may a start with two equal frames.
+    later = FIELDS.copy()
+    later[:, 2:, 3] += 1e-3
+    assert not len(training_set.trained_ids(opened(later)))
     # A constant state says nothing about where it comes from.
     still = np.concatenate([np.ones((3, 5, 8), np.float32), FIELDS])
     assert set(trained_on(opened(still)).trained_ids(opened(still)).tolist()).isdisjoint({0, 1, 2})

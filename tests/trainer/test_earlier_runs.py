@@ -99,6 +99,23 @@ def test_a_run_on_a_prime_grid_keeps_its_patches_of_one_point(tmp_path: Path, mo
     assert preflight(cfg, "operator", new, data=data, console=Console(quiet=True)).data.tasks[0].partition == "full"
 
 
+def test_a_run_keeps_the_statistics_of_coefficients_that_its_weights_were_trained_with(tmp_path: Path) -> None:
+    overrides = [*OVERRIDES[:1], "data.tasks.0.coefficients={nu: linear}", *OVERRIDES[2:]]
+    cfg = load_config(CONFIGS / "tiny.yaml", overrides)
+    fields = np.random.default_rng(0).normal(size=(12, 5, 12))
+    dataset = from_arrays(cfg, fields, 0.1, {"nu": np.linspace(3e-7, 1.2e-6, 12)}, spacing=(1.0,))
+    # Earlier versions took such a coefficient for constant.
+    former = dataclasses.replace(dataset.task.coefficients[0], std=1.0)
+    old = dataclasses.replace(dataset, task=dataclasses.replace(dataset.task, coefficients=(former,)))
+    model, tx = build(cfg, old)
+    state = init_state(model, tx, batch_at(old, cfg, "operator", 0), jax.random.key(0))
+    save(tmp_path / "run", state, cfg, old, validation=1.0)
+    for name, expected in (("run", former), ("new", dataset.task.coefficients[0])):
+        run = RunDirectory(tmp_path / name)
+        checked = preflight(cfg, "operator", run, data=as_mixture(dataset), console=Console(quiet=True))
+        assert checked.model.tasks[0].coefficients == (expected,)
+
+
 def test_a_run_on_a_grid_that_its_patches_divide_steps_on_a_prime_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,7 +178,7 @@ class NeighbourDifferences:
         for axis, squares in enumerate(self._squares):
             rms = np.sqrt(squares)
             inside, wrap = rms[:-1], rms[-1]
-            varies = inside.max(axis=0) > 0
+            varies = inside.max(axis=0, initial=0.0) > 0
             if not varies.any():
                 continue
             key = f"data.tasks.{task_cfg.name}.periodic"
@@ -196,6 +196,6 @@ class NeighbourDifferences:
                         f"{source_name}: axis {axes[axis]} is declared periodic, but its last point repeats the first "
                         f"one; store the grid without its last point, or remove the axis from `{key}`"
                     )
-            elif (to_typical > 1 / _EDGE_HINT).all() and (to_typical < _EDGE_HINT).all():
+            elif len(rms) > 2 and (to_typical > 1 / _EDGE_HINT).all() and (to_typical < _EDGE_HINT).all():
                 names = [axes[index] for index in sorted((*periodic, axis))]
                 yield f"axis {axes[axis]} looks periodic: if it is, set {key}=[{', '.join(names)}]"

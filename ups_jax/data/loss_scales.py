@@ -59,10 +59,11 @@ def grid_scales(
     ids = train_ids[np.linspace(0, len(train_ids) - 1, count).round().astype(int)]
     stored_frames = int(frame_counts(source)[ids[0]])
     stride = -(-stored_frames // max(1, min(stored_frames, frames // count)))
-    times = np.arange(0, stored_frames, stride)[None]
     gradient, spectrum = 0.0, np.zeros(1)
     # One trajectory at a time: the sample in float64 and its transforms would need many times its size.
-    for index in ids:
+    for row, index in enumerate(ids):
+        # Another first frame for each trajectory, so that the sample has frames of all times.
+        times = np.arange(row * stride // count, stored_frames, stride)[None]
         fields = source.read(np.array([index]), times)[0]
         normalised = (fields.astype(np.float64) - np.asarray(statistics.mean)) / np.asarray(statistics.std)
         gradient += _mean_square_gradient(normalised, grid, periodic) / count

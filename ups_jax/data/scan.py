@@ -128,7 +128,6 @@ def scan_chunk(
         if part.size:
             part_hashes = _hash_rows(part)
             hashes, start_hashes = hashes * _HASH_FACTOR + part_hashes, start_hashes * _HASH_FACTOR + part_hashes
-    start_squares, all_squares = squares[:, 0].sum(-1), squares.sum(axis=(1, 2))
     finite = np.isfinite(squares).all(axis=(1, 2)) & np.isfinite(input_squares).all(axis=1)
     common, everything = np.ones(size, bool), np.zeros(size, bool)
     for row in np.flatnonzero(~finite):
@@ -147,8 +146,8 @@ def scan_chunk(
         hashes=hashes,
         first_hashes=_hash_rows(np.concatenate([values[:, 0], inputs], axis=-1) if inputs.size else values[:, 0]),
         start_hashes=start_hashes,
-        is_constant=_is_constant(values, inputs, all_squares),
-        is_constant_at_start=_is_constant(values[:, :1], inputs, start_squares),
+        is_constant=_is_constant(values, inputs, squares.sum(axis=1)),
+        is_constant_at_start=_is_constant(values[:, :1], inputs, squares[:, 0]),
         common_bad_points=common,
         all_bad_points=everything,
     )
@@ -388,21 +387,22 @@ def _hash_rows(values: Float32[np.ndarray, "n ..."]) -> UInt64[np.ndarray, "n 2"
 
 
 def _is_constant(
-    values: Float32[np.ndarray, "n t *s c"], inputs: Float32[np.ndarray, "n *s i"], squares: Float64[np.ndarray, " n"]
+    values: Float32[np.ndarray, "n t *s c"], inputs: Float32[np.ndarray, "n *s i"], squares: Float64[np.ndarray, "n c"]
 ) -> Bool[np.ndarray, " n"]:
-    """Return whether fields and inputs of each trajectory are one value.
+    """Return whether each channel and each input field of a trajectory is one value, such as a state of rest.
 
     Args:
-        squares: Sum of the squares of the fields of each trajectory.
+        squares: Sum of the squares of each channel of each trajectory.
     """
-    first = values.reshape(len(values), -1)[:, 0]
-    size = values[0].size
-    # Only rows whose mean square is the square of their first value are compared value by value.
-    mean_square = squares / size
+    count, channels = squares.shape
+    first = values.reshape(count, -1, channels)[:, 0]
+    # Only rows whose mean squares are the squares of their first values are compared value by value.
+    mean_square = squares * channels / values[0].size
     with np.errstate(invalid="ignore"):
-        result = np.abs(mean_square - first.astype(np.float64) ** 2) <= 1e-9 * mean_square
+        result = np.all(np.abs(mean_square - first.astype(np.float64) ** 2) <= 1e-9 * mean_square, axis=1)
     for row in np.flatnonzero(result):
-        result[row] = (values[row] == first[row]).all() and (inputs[row] == first[row]).all()
+        first_inputs = inputs[(row, *(0,) * (inputs.ndim - 2))]
+        result[row] = (values[row] == first[row]).all() and (inputs[row] == first_inputs).all()
     return result
 
 

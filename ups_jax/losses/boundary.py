@@ -126,19 +126,19 @@ def find_walls(periodic: Sequence[bool], sides: str) -> list[Wall]:
 def point_location(walls: Sequence[Wall], origin: Sequence[float], spacing: Sequence[float]) -> PointLocation | None:
     """Return whether the grid points next to the walls are nodes or cells; None if their coordinates do not decide.
 
-    A grid whose first coordinate is a multiple of the spacing has points on its walls; if half a spacing is left over,
-    its points are the centres of cells.
+    A grid whose first coordinate is 0 has points on its walls; if it is half a spacing, the points are the centres of
+    cells. Any other coordinate fits both: a domain may begin anywhere.
     """
     kinds: set[PointLocation | None] = set()
     for axis in {wall.axis for wall in walls}:
-        half_steps = 2 * origin[axis] / spacing[axis]
-        is_whole = abs(half_steps - round(half_steps)) < _LOCATION_TOLERANCE
-        kinds.add(None if not is_whole else "cells" if round(half_steps) % 2 else "nodes")
+        first = origin[axis] / spacing[axis]
+        is_cell, is_node = (abs(first - location) < _LOCATION_TOLERANCE for location in (0.5, 0.0))
+        kinds.add("cells" if is_cell else "nodes" if is_node else None)
     return kinds.pop() if len(kinds) == 1 else None
 
 
-# Coordinates in float32 are off by up to this part of half a spacing.
-_LOCATION_TOLERANCE = 0.02
+# Coordinates in float32 are off by up to this part of a spacing.
+_LOCATION_TOLERANCE = 0.01
 
 # Weights of the three points next to a wall, from the wall inwards, in the value on the wall or in its outward slope
 # times the spacing. Both are exact for parabolas.

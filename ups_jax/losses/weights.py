@@ -137,9 +137,9 @@ def wall_location(task: Task, priors: PhysicsPriorsConfig) -> PointLocation:
     if location is None:
         raise ConfigError(
             f"training.physics_priors.bc_points: the first coordinates {_join_numbers(task.origin)} of task "
-            f"{task.name} do not show where the walls are: they are neither multiples of the spacing "
-            f"{_join_numbers(task.spacing)} nor half a spacing from one; set the key to nodes if the outermost points "
-            "are on the walls, or to cells if they are half a spacing inside"
+            f"{task.name} do not show where the walls are: they are neither 0 nor half of the spacing "
+            f"{_join_numbers(task.spacing)}; set the key to nodes if the outermost points are on the walls, or to "
+            "cells if they are half a spacing inside"
         )
     return location
 

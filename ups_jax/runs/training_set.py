@@ -29,7 +29,7 @@ class TrainingSet:
     Attributes:
         fingerprints: Fingerprints of the data whose training trajectories are in the set.
         hashes: Keys of whole trajectories, from `trajectory_keys`.
-        start_hashes: Keys of their first two frames.
+        start_hashes: Their numbers of frames and the keys of their first two frames, as `FRAMES:KEY`.
         unknown_runs: Run directories whose training trajectories are missing, because an earlier version, which
             recorded no hashes, trained them on data that is not open.
     """
@@ -42,8 +42,11 @@ class TrainingSet:
     @staticmethod
     def of_dataset(dataset: Dataset, fingerprint: str, train_ids: Int[np.ndarray, " n"]) -> TrainingSet:
         """Return the set of the trajectories `train_ids` of a dataset."""
-        keys = [[keys[index] for index in train_ids.tolist()] for keys in trajectory_keys(dataset.record)]
-        whole, start = (frozenset(key for key in column if key is not None) for column in keys)
+        keys, frames = trajectory_keys(dataset.record), dataset.record.frames
+        whole = frozenset(key for index in train_ids.tolist() if (key := keys.whole[index]) is not None)
+        start = frozenset(
+            f"{frames[index]}:{key}" for index in train_ids.tolist() if (key := keys.start[index]) is not None
+        )
         return TrainingSet(fingerprints=frozenset({fingerprint}), hashes=whole, start_hashes=start)
 
     @staticmethod
@@ -58,9 +61,17 @@ class TrainingSet:
 
         A trajectory is recognised by its content, or by its first two frames if it has another number of frames.
         """
-        keys = zip(*trajectory_keys(dataset.record), strict=True)
-        is_trained = [whole in self.hashes or start in self.start_hashes for whole, start in keys]
-        return np.flatnonzero(is_trained)
+        keys, frames = trajectory_keys(dataset.record), dataset.record.frames.tolist()
+        frames_of_start: dict[str | None, set[int]] = {}
+        for text in self.start_hashes:
+            count, _, key = text.partition(":")
+            frames_of_start.setdefault(key, set()).add(int(count))
+        return np.flatnonzero(
+            [
+                whole in self.hashes or bool(frames_of_start.get(start, set()) - {count})
+                for whole, start, count in zip(keys.whole, keys.start, frames, strict=True)
+            ]
+        )
 
 
 def recorded_training_set(run: RunDirectory) -> TrainingSet | None:

@@ -108,7 +108,10 @@ def preflight(
             print_line(console, f"note        {note}")
     # A resumed stage keeps the meaning of its losses, and parameters fit to one division of the grid into patches only.
     data = with_recorded(data, recorded_tasks(run.checkpoint_folder(stage)), "loss_scales")
-    data = with_recorded(data, tasks_of_run(run) or (() if weights is None else weights.tasks), "partition")
+    recorded = tasks_of_run(run)
+    data = with_recorded(data, recorded or (() if weights is None else weights.tasks), "partition")
+    # The statistics of coefficients are inputs of the trained weights of this run.
+    data = with_recorded(data, recorded, "coefficients")
     model = build_joint_model(cfg, data.tasks, stage)
     plan = make_plan(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
     losses = model.losses(spec, cfg)

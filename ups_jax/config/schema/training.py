@@ -236,7 +236,7 @@ class PhysicsPriorsConfig:
 
     bc_points: Literal["auto", "nodes", "cells"] = "auto"
     """Whether the outermost grid points are on the walls (`nodes`) or half a spacing inside (`cells`, the centres of
-    cells). `auto` decides by the first coordinate: a multiple of the spacing, or half a spacing from one."""
+    cells). `auto` decides by the first coordinate: 0 for nodes, half a spacing for cells."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -37,7 +37,7 @@ _COPY_HINT = "which is not opened; copy the values into this file"
 _NUMBER = (
     r"((?>(?:0|[1-9][0-9]*)(?:[.p][0-9]+|[.](?=[eE][-+]?[0-9]))?(?:[eE][-+]?[0-9]+)?))"
     # Not part of a longer number, of a word such as `2d`, or of a range such as `0.01-0.1`.
-    r"(?![0-9A-Za-z,]|[-.][0-9])"
+    r"(?![0-9A-Za-z,]|[-._][0-9]|_[eE][-+]?[0-9])"
 )
 _SUFFIXES = (".hdf5", ".h5", ".hdf", ".nc", ".mat", ".npz", ".npy", ".yaml", ".yml", ".zarr", ".pvd")
 # Names of numbers that count or place trajectories, times and points, or describe how a file was produced.
@@ -280,7 +280,7 @@ def read_grid(file_name: str, file: Group, dataset: str, shape: tuple[int, ...])
             f"reshape `{dataset}` to ({expected}), or {change}"
         )
     reason = f"`{dataset}` has shape {shape}"
-    lengths = [len(read_coordinate(file_name, file, name, "")) for name in ("t-coordinate", *axes)]
+    lengths = [read_coordinate(file_name, file, name, "").size for name in ("t-coordinate", *axes)]
     orders = [(lengths[0] - more, *lengths[1:]) for more in (0, 1)]
     if shape[1:] not in orders and any(Counter(order) <= Counter(shape) for order in orders):
         named = ", ".join(f"{name} {length}" for name, length in zip(("t-coordinate", *axes), lengths, strict=True))

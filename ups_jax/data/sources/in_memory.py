@@ -95,7 +95,9 @@ def load_into_memory(source: Source, extra_coefficients: Sequence[str] = ()) -> 
     for ids in np.array_split(np.arange(source.trajectories), min(source.trajectories, 16)):
         fields[ids] = read_trajectories(source, ids)
         input_fields[ids] = source.read_input_fields(ids)
-    coefficients = {name: source.coefficient(name) for name in (*source.coefficient_names(), *extra_coefficients)}
+    names = source.coefficient_names()
+    extra = [name for name in extra_coefficients if match_name(source.name, name, names) is None]
+    coefficients = {name: source.coefficient(name) for name in (*names, *extra)}
     loaded = MemorySource(
         name=source.name,
         grid=source.grid,
