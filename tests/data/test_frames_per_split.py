@@ -87,10 +87,15 @@ def test_a_longer_copy_of_a_training_trajectory_is_refused(configure: Any, write
             open_dataset(configure(path=paths | {role: str(write(copies, "copies.hdf5"))}))
 
 
-def test_a_split_that_is_shorter_than_a_window_is_refused(configure: Any, write: Any, paths: dict[str, str]) -> None:
+def test_a_split_that_is_too_short_is_refused(configure: Any, write: Any, paths: dict[str, str]) -> None:
     short = str(write(waves(trajectories=3, frames=2, seed=8)[0], "short.hdf5"))
+    settings = {"rollout_horizon": 2, "pushforward": 0}
+    # One step can be predicted, although a training window has one frame more.
+    assert open_dataset(configure(path=paths | {"test": short}, training=settings)).frames("test") == 2
     with pytest.raises(DataError, match=r"has 2 frames per trajectory, but a window needs 3"):
-        open_dataset(configure(path=paths | {"test": short}, training={"rollout_horizon": 2, "pushforward": 0}))
+        open_dataset(configure(path=paths | {"train": short}, training=settings))
+    with pytest.raises(DataError, match=r"the test trajectories have 2 frames, but a prediction needs 3"):
+        open_dataset(configure(path=paths | {"test": short}, training=settings, data={"context": 2}))
 
 
 def test_one_file_has_one_number_of_frames(paths: dict[str, str]) -> None:

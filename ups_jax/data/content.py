@@ -89,9 +89,10 @@ class ContentReport:
                     f"field, remove {name} from `channels`: the model does not receive constant fields on a grid"
                 )
             if self.is_flat[:, channel].any():
+                is_flat = self.is_flat[:, channel]
+                remedy = f"subtract a constant from {name}, or remove the channel" if is_flat.all() else "remove them"
                 yield (
-                    f"the standard deviation of {name} is below {FLAT:g} of its rms in "
-                    f"{self._list(self.is_flat[:, channel])}; subtract a constant from {name}, or remove the channel"
+                    f"the standard deviation of {name} is below {FLAT:g} of its rms in {self._list(is_flat)}; {remedy}"
                 )
 
     def _list(self, group: Bool[np.ndarray, " n"], details: Sequence[str] = ()) -> str:

@@ -133,7 +133,7 @@ def from_arrays(
     exact = {name: np.asarray(values, np.float64) for name, values in (coefficients or {}).items()}
     source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=exact)
     splits = random_split(len(array), cfg.data.split, source.name)
-    check_source(cfg, task_cfg, source, task)
+    check_source(cfg, task_cfg, source, splits, task)
     conditions = read_conditions(task_cfg, source, splits.train, task)
     return _checked_dataset(
         _OpenedSource(
@@ -159,7 +159,7 @@ def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
     if dataset.task == task:
         return dataset
     source = dataset.source
-    check_source(cfg, single_task(cfg), source, task)
+    check_source(cfg, single_task(cfg), source, dataset.splits, task)
     for kind, names, trained in (
         ("channels", dataset.task.channels, task.channels),
         ("input fields", *(tuple(item.name for item in of.inputs) for of in (dataset.task, task))),
@@ -182,8 +182,10 @@ def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
     return replace(dataset, task=new_task, conditions=conditions, condition_mask=mask, notes=(*dataset.notes, *notes))
 
 
-def check_source(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task: Task | None) -> None:
-    """Check that a source has the channels, axes and kind of its task, and enough frames for a window.
+def check_source(cfg: Config, task_cfg: TaskConfig, source: Source, splits: Splits, trained_task: Task | None) -> None:
+    """Check that a source has the channels, axes and kind of its task, and enough frames.
+
+    Training trajectories of a new model need the frames of a window, all others those of one predicted step.
 
     Args:
         trained_task: Task of the trained model that the data are for, instead of `task_cfg`; None for a new model.
@@ -217,14 +219,21 @@ def check_source(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task
     if task_cfg.kind == "steady":
         return
     stride = cfg.training.time_stride
-    needed = (window_frames(cfg) - 1) * stride + 1
-    shortest = int(frame_counts(source).min())
-    if shortest < needed:
+    counts = frame_counts(source)
+    window = (window_frames(cfg) - 1) * stride + 1
+    if trained_task is None and (shortest := int(counts[splits.train].min())) < window:
         raise DataError(
-            f"{source.name}: has {shortest} frames per trajectory, but a window needs {needed}; lower "
+            f"{source.name}: has {shortest} frames per trajectory, but a window needs {window}; lower "
             f"`data.context={cfg.data.context}`, `training.pushforward={cfg.training.pushforward}`, "
             f"`training.rollout_horizon={cfg.training.rollout_horizon}` or `training.time_stride={stride}`"
         )
+    needed = cfg.data.context * stride + 1
+    for role, ids in (("validation", splits.val), ("test", splits.test)):
+        if (shortest := int(counts[ids].min(initial=needed))) < needed:
+            raise DataError(
+                f"{source.name}: the {role} trajectories have {shortest} frames, but a prediction needs {needed}; give "
+                f"longer ones, or lower `data.context={cfg.data.context}` or `training.time_stride={stride}`"
+            )
 
 
 def check_points_inside(
@@ -286,7 +295,7 @@ def _open_datasets(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Da
                 coefficients = tuple(item.name for item in trained_task.coefficients)
             source = load_into_memory(source, coefficients)
         # Errors of one file are raised before errors across tasks.
-        check_source(cfg, task_cfg, source, trained_task)
+        check_source(cfg, task_cfg, source, splits, trained_task)
         opened.append((task_cfg, file_source, source, splits))
     task_cfgs, _, sources, splits_by_task = zip(*opened, strict=True)
     all_conditions = read_all_conditions(task_cfgs, sources, [splits.train for splits in splits_by_task], trained_tasks)

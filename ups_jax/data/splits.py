@@ -172,7 +172,7 @@ def read_split(path: str | Path, trajectories: int, source_name: str, task: str)
     if count != trajectories or not ((ids >= 0) & (ids < trajectories)).all():
         raise DataError(
             f"{path}: splits {count} trajectories, but {source_name} contains {trajectories}; give the split file of "
-            "these data"
+            "these data, or another `data.split.method`, such as random"
         )
     return result
 

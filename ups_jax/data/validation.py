@@ -58,7 +58,7 @@ def _task_problems(cfg: Config) -> list[str]:
         source, splits = open_source(cfg, task_cfg)
     except UserError as error:
         return [str(error)]
-    run_check(lambda: open.check_source(cfg, task_cfg, source, None))
+    run_check(lambda: open.check_source(cfg, task_cfg, source, splits, None))
     run_check(lambda: read_conditions(task_cfg, source, splits.train, None))
     axes, key = source.grid.axes, f"data.tasks.{task_cfg.name}"
     for name in task_cfg.periodic:

@@ -49,14 +49,14 @@ from ups_jax.inference.resolution import RESOLUTION_MODES, predictor_for_grid, s
 from ups_jax.inference.trained_model import TrainedModel, build_trained_model, select_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, utc_now
-from ups_jax.runs.training_set import TrainingSet, read_training_set
+from ups_jax.runs.training_set import TrainingSet, read_training_set, recorded_training_set
 from ups_jax.tracking import close_on_exit, open_evaluation_writer, read_jsonl
 from ups_jax.training.build import JointModel
 
 _Corrector = TypeVar("_Corrector", CorrectedModel, Weights)
 
-# Keys that an evaluation may override: location and reading of the data, but nothing that the training depended on.
-_OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
+# Keys that an evaluation may override: location, split and reading of the data, but nothing that the model depends on.
+_OVERRIDABLE = ("data.tasks", "data.root", "data.split", "data.loader", "evaluation", "logging", "pipeline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,12 @@ def evaluation_config(path: Path, overrides: list[str], config: Path | None = No
                 f"override {override!r} would change what the run was trained on; for an evaluation, override only "
                 f"settings in `{'`, `'.join(_OVERRIDABLE)}`"
             )
-    values = RunDirectory(path).read_record()["config"]
+    run = RunDirectory(path)
+    values = run.read_record()["config"]
+    split = values["data"]["split"]
+    if split["method"] == "listed" and run.split_path.is_file():
+        # The listed file may be in the directory of another run, which may not exist any more.
+        values["data"] = values["data"] | {"split": split | {"path": str(run.split_path)}}
     if config is not None:
         file_values = to_dict(load(config))
         values = values | {key: file_values[key] for key in ("evaluation", "logging", "pipeline")}
@@ -501,8 +506,12 @@ def _find_trained_ids(
     """
     name = dataset.source.name
     if splits_agree is not None:
+        recorded = recorded_training_set(run) or TrainingSet()
+        own_data = {part for item in checkpoints for part in item.fingerprint.split("+")}
+        if splits_agree and recorded.fingerprints <= own_data:
+            return dataset.splits.train, []
         reason = "another grid than the training data, so that it is not known which trajectories were trained on"
-        return (dataset.splits.train, []) if splits_agree else (np.arange(0), [f"{name}: is on {reason}"])
+        return np.arange(0), [f"{name}: is on {reason}"]
     data = Mixture(datasets=(dataset,))
     training_set = TrainingSet.union(read_training_set(run, item.fingerprint, data) for item in checkpoints)
     notes = [
