@@ -240,7 +240,7 @@ def test_the_times_of_all_trajectories_of_a_file_are_compared(tmp_path, k):
         assert open_file(path, "transient").grid.dt == pytest.approx(float(times[0, 1]), rel=1e-6)
         with h5py.File(path, "a") as file:
             file[dataset][-1] = 2 * times[-1]
-        with pytest.raises(DataError, match=f"`{dataset}` differs between trajectories"):
+        with pytest.raises(DataError, match=f"`{dataset}`:? differs between trajectories"):
             open_file(path, "transient")
 
 

@@ -34,7 +34,7 @@ _RIDGE = 1e-6
 # A law with a larger relative error than this is too poor to detect a broken symmetry.
 _INFORMATIVE = 0.6
 # How to remove a symmetry, which a configuration may inherit.
-_REMOVE = "remove it from `symmetries`, or set `symmetries: []` in the task if an included configuration declares it"
+_REMOVE = "remove it from the task, or set an empty list if an included configuration declares it"
 # The data break a symmetry if the error after it exceeds _WORSE_RATIO times the error before, plus _WORSE_SUM.
 _WORSE_RATIO, _WORSE_SUM = 1.5, 0.05
 
