@@ -24,7 +24,7 @@ def test_without_a_gpu_the_check_stops_after_its_first_section(tmp_path: Path) -
 
 
 def test_a_section_that_takes_too_long_fails_and_is_written(tmp_path: Path) -> None:
-    code, results = checked(tmp_path / "out.json", "--dry", "--seconds", "0.5", "--sections", "batches", "wide")
+    code, results = checked(tmp_path / "out.json", "--dry", "--seconds", "0.01", "--sections", "batches", "wide")
     assert code == 1
     assert "took more than" in results["batches"]["failed"] and "no time is left" in results["wide"]["failed"]
 

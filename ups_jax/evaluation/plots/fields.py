@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.image import imsave
 from matplotlib.text import Text
 
 from ups_jax.core.files import atomic_file
@@ -293,12 +291,8 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
         StorageError: The file cannot be written.
     """
     disable_math_text(figure)
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    # `Figure.savefig` writes the same image, but draws a figure with a layout engine twice.
-    canvas.draw()
     with atomic_file(path) as partial:
-        imsave(partial, canvas.buffer_rgba(), format="png", dpi=dpi)
+        figure.savefig(partial, dpi=dpi, format="png")
 
 
 def scatter_points(
