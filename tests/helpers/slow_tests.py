@@ -266,6 +266,11 @@ SLOW_TESTS: dict[str, dict[str, str]] = {
             "test_the_plan_is_on_file_before_the_first_step[operator]"
         ),
     },
+    "training/test_validation_groups.py": {
+        "test_metrics_do_not_depend_on_the_groups[tiny_steady.yaml-steady_prior]": (
+            "test_metrics_do_not_depend_on_the_groups[tiny.yaml-operator]"
+        )
+    },
 }
 
 
