@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,14 @@ def test_the_digest_ignores_length_logging_and_paths_and_nothing_else() -> None:
              "data.split.seed=4"]  # fmt: skip
     assert {of(override) for override in same} == {of()}
     assert len({of(override) for override in other} | {of()}) == len(other) + 1
+
+
+def test_the_digest_changes_with_the_meaning_of_the_keys_that_a_run_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = load(CONFIGS / "tiny.yaml")
+    with_bands = load(CONFIGS / "tiny.yaml", ["training.lambda_spectral_bands=[1, 0, 0]"])
+    digests = digest(plain, "operator"), digest(with_bands, "operator")
+    monkeypatch.setattr(sys.modules[digest.__module__], "_REVISED", {})
+    assert digest(plain, "operator") == digests[0] and digest(with_bands, "operator") != digests[1]
 
 
 def test_the_digest_knows_the_windows_of_a_step_and_not_their_micro_batches() -> None:

@@ -38,6 +38,13 @@ def test_a_jump_over_the_ends_is_not_periodic(configure):
         opened(configure, ramps(), periodic=["x"])
 
 
+@pytest.mark.parametrize("points", [1, 2])
+def test_an_axis_of_few_points_gets_no_hint(configure, points):
+    fields = waves()[0][..., None] * (1 + np.arange(points))
+    data = from_arrays(configure(periodic=["x"]), fields, DT, origin=(0.0, 0.0), spacing=(1.0, 1.0))
+    assert not any("periodic" in note for note in data.notes)
+
+
 def test_a_grid_that_holds_both_ends_is_not_periodic(configure):
     fields = waves()[0]
     with pytest.raises(DataError, match="axis x"):

@@ -403,7 +403,15 @@ def test_coordinates_whose_rounding_hides_their_step_are_refused(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("nu0.01-0.1", None), ("nu0.01.2", None), ("nu0.01-train", 0.01), ("nu=1e-2", 0.01), ("nu_1E-02_v2", 0.01)],
+    [
+        ("nu0.01-0.1", None),
+        ("nu0.01.2", None),
+        ("nu0_01", None),
+        ("nu1_e-3", None),
+        ("nu0.01-train", 0.01),
+        ("nu=1e-2", 0.01),
+        ("nu_1E-02_v2", 0.01),
+    ],
 )
 def test_a_number_in_a_file_name_is_not_the_start_of_a_range(tmp_path: Path, name: str, value: float | None) -> None:
     assert number_in_file_name(tmp_path / f"{name}.hdf5", "nu") == value

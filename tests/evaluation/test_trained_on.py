@@ -21,6 +21,7 @@ from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, evaluation_
 from ups_jax.evaluation.plots.html_report import render_report
 from ups_jax.evaluation.result import TransientEvaluation
 from ups_jax.runs.directory import RunDirectory
+from ups_jax.runs.training_set import TrainingSet, recorded_training_set, write_training_set
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,29 @@ def test_trained_trajectories_are_counted_and_listed(saved_run: Path, data_root:
     assert trained_on(copy.path, dataset) == (0, [], [])
     count, ids, (note,) = trained_on(copy.path, other)
     assert count is ids is None and str(copy.path) in note
+
+
+def test_a_listed_split_is_that_of_the_run_unless_another_one_is_given(saved_run: Path, tmp_path: Path) -> None:
+    run = RunDirectory(shutil.copytree(saved_run, tmp_path / "run"))
+    record = run.read_record()
+    record["config"]["data"]["split"] |= {"method": "listed", "path": str(tmp_path / "deleted.json")}
+    run.write_record(record)
+    run.split_path.write_text("{}")
+    assert evaluation_config(run.path, []).data.split.path == str(run.split_path)
+    assert evaluation_config(run.path, ["data.split.method=random"]).data.split.method == "random"
+
+
+def test_on_another_grid_nothing_is_known_of_a_run_with_parents(
+    saved_run: Path, data_root: Path, tmp_path: Path
+) -> None:
+    run = RunDirectory(shutil.copytree(saved_run, tmp_path / "run"))
+    dataset, checkpoint = opened(data_root), load_run(saved_run).checkpoint
+    ids, notes = module._find_trained_ids(run, [checkpoint], dataset, True)
+    assert ids.tolist() == dataset.splits.train.tolist() and not notes
+    inherited = TrainingSet(fingerprints=frozenset({"2-of-a-parent"}))
+    write_training_set(run, TrainingSet.union([recorded_training_set(run) or TrainingSet(), inherited]))
+    ids, (note,) = module._find_trained_ids(run, [checkpoint], dataset, True)
+    assert not len(ids) and "not known" in note
 
 
 def test_terminal_report_and_file_state_the_count(saved_run: Path, data_root: Path, tmp_path: Path) -> None:

@@ -101,10 +101,12 @@ def evaluation_config(path: Path, overrides: list[str], config: Path | None = No
             )
     run = RunDirectory(path)
     values = run.read_record()["config"]
-    split = values["data"]["split"]
-    if split["method"] == "listed" and run.split_path.is_file():
+    if values["data"]["split"]["method"] == "listed":
+        chooses_method = any(override.startswith("data.split.method=") for override in overrides)
         # The listed file may be in the directory of another run, which may not exist any more.
-        values["data"] = values["data"] | {"split": split | {"path": str(run.split_path)}}
+        own_path = {"path": str(run.split_path)} if run.split_path.is_file() else {}
+        split = values["data"]["split"] | ({"path": None} if chooses_method else own_path)
+        values["data"] = values["data"] | {"split": split}
     if config is not None:
         file_values = to_dict(load(config))
         values = values | {key: file_values[key] for key in ("evaluation", "logging", "pipeline")}

@@ -309,6 +309,7 @@ def coordinate_line(values: np.ndarray, label: str) -> Float[np.ndarray, " n"]:
     Raises:
         DataError: The values are no numbers, or differ along several axes. The message begins with `label`.
     """
+    values = np.atleast_1d(values)
     if values.dtype.kind == "M":
         values = values.astype("datetime64[us]")
         values = (values - values.ravel()[:1]) / np.timedelta64(1, "s")
